@@ -1,0 +1,33 @@
+# Two commands are all one needs:
+#   make demo     outline structures on the bundled MRI (ARGS=--headless: without a window)
+#   make test     run every test, those of the real viewer on a virtual screen
+# Both install what is missing first; a second call installs nothing and starts at once.
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test check setup system clean
+
+demo: setup
+	$(BIN)/segone demo $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: system $(INSTALLED)
+
+system:
+	@sh scripts/setup.sh system
+
+$(INSTALLED): pyproject.toml constraints.txt scripts/setup.sh | system
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh python
+	@touch $@
+
+clean:
+	rm -rf .venv build dist outputs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
