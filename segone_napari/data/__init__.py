@@ -1,0 +1,1 @@
+"""Files, grids, slices, vocabulary and synthetic MRI."""

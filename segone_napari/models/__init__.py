@@ -1,0 +1,1 @@
+"""SegOne: text tower, network of 1-D convolutions, noise schedule, checkpoint folders."""

@@ -1,0 +1,89 @@
+"""What every long call needs: errors with words for a person, progress, cancelling, a device.
+
+Knows nothing of images or models. torch is imported inside functions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[int, int], None]
+"""Called as ``progress(done, total)`` between steps. It may raise `Cancelled` to stop the work."""
+
+
+class SegOneError(Exception):
+    """Something a person can mend. The message says what came, what was wanted and what to do."""
+
+
+class BadInput(SegOneError):
+    """A file, prompt or option that can't be used."""
+
+
+class BadCheckpoint(SegOneError):
+    """A checkpoint folder that is missing, damaged or of an unknown version."""
+
+
+class Cancelled(Exception):
+    """Raised from a progress callback: the person asked to stop."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """A progress callback that does nothing."""
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda`` (or ``cuda:1``) or ``mps`` into a device that works here.
+
+    Raises
+    ------
+    BadInput
+        If the device was named and isn't available; ``auto`` never fails.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if _is_available(d)))
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise BadInput(f"unknown device {name!r}; use auto, cpu, cuda or mps")
+    if not _is_available(kind):
+        raise BadInput(
+            f"the device {name!r} is not available here; use --device auto, "
+            "or run 'segone doctor' to see what is missing"
+        )
+    return torch.device(name)
+
+
+def _is_available(kind: str) -> bool:
+    import torch
+
+    if kind == "cuda":
+        return torch.cuda.is_available()
+    if kind == "mps":
+        return torch.backends.mps.is_available()
+    return True
+
+
+@contextmanager
+def fast_precision(device: torch.device) -> Iterator[None]:
+    """Autocast to bfloat16 where that is faster than float32 (GPUs, CPUs with AMX or AVX512-BF16)."""
+    import torch
+
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
+        yield
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is computed in hardware on this device."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False

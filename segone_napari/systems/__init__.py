@@ -1,0 +1,1 @@
+"""Systems: whatever turns a volume and prompts into masks."""
