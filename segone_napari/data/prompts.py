@@ -12,22 +12,23 @@ from typing import Literal
 
 Side = Literal["left", "right", "both"]
 
-LEFT = frozenset("left l lt lft lefft letf sin sinister sinistra sinistrum sinistri sx lh".split())
-RIGHT = frozenset(
-    "right r rt rght rigth rihgt riht dex dext dexter dextra dextrum dextri dx rh".split()
-)
-BOTH = frozenset(
-    "both bilateral bilaterally bilat lr rl either each bilateralis ambo paired".split()
-)
-SIDE_COMPANIONS = frozenset("side sided hand handed lateralized".split())
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+LEFT = _words("left l lt lft lefft letf sin sinister sinistra sinistrum sinistri sx lh")
+RIGHT = _words("right r rt rght rigth rihgt riht dex dext dexter dextra dextrum dextri dx rh")
+BOTH = _words("both bilateral bilaterally bilat lr rl either each bilateralis ambo paired")
+SIDE_COMPANIONS = _words("side sided hand handed lateralized")
 """Words that say nothing more once a side was named: "left-sided", "on the left hand side"."""
 
-NEGATIONS = frozenset(
+NEGATIONS = _words(
     "no not non none without w/o except excluding exclude excludes minus but ignore ignoring "
-    "dont never neither nor absent lacking remove removing".split()
+    "dont never neither nor absent lacking remove removing"
 )
 
-FILLERS = frozenset(
+FILLERS = _words(
     # asking
     "please pls kindly segment segmented segmenting segmentation outline outlined outlining "
     "delineate delineation contour contours contouring trace mark highlight label labelled labels "
@@ -40,7 +41,7 @@ FILLERS = frozenset(
     # what the prompt is about anyway
     "mri mr t1 t2 t1w t2w flair scan scans image images picture volume volumes slice dataset "
     "patient patients subject subjects person persons human structure structures region regions "
-    "area areas roi anatomical anatomic anatomy entire complete full proper visible".split()
+    "area areas roi anatomical anatomic anatomy entire complete full proper visible"
 )
 
 ALIASES = {
