@@ -1,0 +1,211 @@
+"""Does the work off the GUI thread: one thread, one request after the other.
+
+A request carries values only, never layers or widgets; what comes of it is told by signals that
+carry the request's number and arrive on the GUI thread. Knows nothing of napari's viewer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+from weakref import WeakSet
+
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
+
+from segone_napari.gui.layers import LayerImage, answer
+from segone_napari.runtime import Cancelled, Progress, choose_device, no_progress
+from segone_napari.systems.base import Result
+from segone_napari.volume import Volume
+
+REPORT_EVERY_S = 0.05
+
+
+class Segmenter(Protocol):
+    """The part of a session that the widget needs."""
+
+    def segment(
+        self, image: Volume, prompts: Sequence[str], *, progress: Progress = no_progress
+    ) -> list[Result]:
+        """Answer each prompt for the whole volume."""
+        ...
+
+    def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
+        """Answer each prompt for one slice, quickly."""
+        ...
+
+    def forget(self, image: Volume | None = None) -> None:
+        """Give the memory of an image back."""
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question.
+
+    Attributes
+    ----------
+    number : counts up; only the newest request's answers are shown.
+    image : what to outline on.
+    prompts : one phrase each.
+    preset : "fast", "balanced" or "best".
+    plane : array axis and index of the slice on screen, to be answered first; or None.
+    """
+
+    number: int
+    image: LayerImage
+    prompts: tuple[str, ...]
+    preset: str
+    plane: tuple[int, int] | None = None
+
+
+class Engine(QObject):  # type: ignore[misc, unused-ignore]
+    """Runs requests in a thread of its own and tells what comes of them.
+
+    Signals (the first value is always the request's number)
+    --------------------------------------------------------
+    started : the words for what is being done.
+    previewed : list of `Answer` for the slice on screen.
+    progressed : steps done, steps in all.
+    answered : list of `Answer`, in the order of the prompts.
+    failed : the exception.
+    device_known : (no number) where the work runs, such as "CPU".
+    """
+
+    started = Signal(int, str)
+    previewed = Signal(int, object)
+    progressed = Signal(int, int, int)
+    answered = Signal(int, object)
+    failed = Signal(int, object)
+    device_known = Signal(str)
+
+    def __init__(self, make_session: Callable[[str], Segmenter], parent: QObject | None = None):
+        super().__init__(parent)
+        self._make_session = make_session
+        self._session: Segmenter | None = None
+        self._preset: str | None = None
+        self._seen: WeakSet[Volume] = WeakSet()
+        self._current = 0
+        self._is_stopped = False
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="segone")
+
+    def ask(self, request: Request) -> None:
+        """Queue a request; whatever ran before is cancelled."""
+        self._current = request.number
+        self._thread.submit(self._run, request)
+
+    def cancel(self) -> None:
+        """Stop at the next step. Nothing more is told about the request."""
+        self._current = -1
+
+    def forget(self, image: LayerImage) -> None:
+        """Give the memory of an image back, after what runs now."""
+        if not self._is_stopped:
+            self._thread.submit(self._forget, image)
+
+    def find_device(self) -> None:
+        """Find out where the work will run, and load the libraries meanwhile."""
+        self._thread.submit(self._find_device)
+
+    def stop(self) -> None:
+        """Cancel, and end the thread as soon as it notices."""
+        self.cancel()
+        self._is_stopped = True
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, request: Request) -> None:
+        try:
+            self._check(request.number)
+            session = self._session_for(request)
+            self._preview(session, request)
+            self._segment(session, request)
+        except Cancelled:
+            return
+        except Exception as error:  # whatever went wrong is told, and the program goes on
+            self._tell(self.failed, request.number, error)
+
+    def _session_for(self, request: Request) -> Segmenter:
+        if self._session is None or self._preset != request.preset:
+            self._tell(self.started, request.number, "Loading the model …")
+            self._session, self._preset = None, None
+            self._session = self._make_session(request.preset)
+            self._preset = request.preset
+            self._seen = WeakSet()
+        return self._session
+
+    def _preview(self, session: Segmenter, request: Request) -> None:
+        if request.plane is None:
+            return
+        self._tell(self.started, request.number, "Outlining the slice on screen …")
+        axis, index = request.plane
+        results = session.preview(request.image.volume, request.prompts, axis, index)
+        self._check(request.number)
+        answers = [answer(request.image, result) for result in results]
+        self._tell(self.previewed, request.number, answers)
+
+    def _segment(self, session: Segmenter, request: Request) -> None:
+        volume = request.image.volume
+        is_new = volume not in self._seen
+        self._tell(
+            self.started,
+            request.number,
+            "Looking at this image for the first time …"
+            if is_new
+            else f"Outlining {'; '.join(request.prompts)} …",
+        )
+        results = session.segment(
+            volume, request.prompts, progress=_Reporter(partial(self._report, request.number))
+        )
+        self._seen.add(volume)
+        self._check(request.number)
+        answers = [answer(request.image, result) for result in results]
+        self._tell(self.answered, request.number, answers)
+
+    def _report(self, number: int, done: int, total: int, is_due: bool) -> None:
+        self._check(number)
+        if is_due:
+            self._tell(self.progressed, number, done, total)
+
+    def _check(self, number: int) -> None:
+        if number != self._current:
+            raise Cancelled
+
+    def _forget(self, image: LayerImage) -> None:
+        if self._session is not None:
+            self._session.forget(image.volume)
+
+    def _find_device(self) -> None:
+        device = choose_device("auto")
+        if device.type == "cuda":
+            import torch
+
+            gib = torch.cuda.get_device_properties(device).total_memory / 2**30
+            self._tell(self.device_known, f"GPU, {gib:.0f} GB")
+        else:
+            self._tell(self.device_known, {"mps": "GPU"}.get(device.type, device.type.upper()))
+
+    def _tell(self, signal: Signal, *values: object) -> None:
+        if self._is_stopped:
+            return
+        try:
+            signal.emit(*values)
+        except RuntimeError:  # the window was closed, and Qt's half of this object with it
+            self._is_stopped = True
+
+
+class _Reporter:
+    """A progress callback: asks about cancelling at every step, tells a few times a second."""
+
+    def __init__(self, report: Callable[[int, int, bool], None]):
+        self._report = report
+        self._told_s = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        is_due = now - self._told_s >= REPORT_EVERY_S or done >= total
+        if is_due:
+            self._told_s = now
+        self._report(done, total, is_due)
