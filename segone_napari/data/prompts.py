@@ -20,11 +20,11 @@ def _words(text: str) -> frozenset[str]:
 LEFT = _words("left l lt lft lefft letf sin sinister sinistra sinistrum sinistri sx lh")
 RIGHT = _words("right r rt rght rigth rihgt riht dex dext dexter dextra dextrum dextri dx rh")
 BOTH = _words("both bilateral bilaterally bilat lr rl either each bilateralis ambo paired")
-SIDE_COMPANIONS = _words("side sided hand handed lateralized")
+SIDE_COMPANIONS = _words("side sides sided hand handed lateralized")
 """Words that say nothing more once a side was named: "left-sided", "on the left hand side"."""
 
 NEGATIONS = _words(
-    "no not non none without w/o except excluding exclude excludes minus but ignore ignoring "
+    "no not non none without except excluding exclude excludes minus but ignore ignoring "
     "dont never neither nor absent lacking remove removing"
 )
 
@@ -58,7 +58,8 @@ ALIASES = {
 }  # fmt: skip
 """Plurals and spellings that a plain "drop the s" does not mend."""
 
-_JOINERS = re.compile(r"\s*(?:[/,&+]|\band\b|\bplus\b|\bas well as\b)\s*", re.IGNORECASE)
+_CONJUNCTIONS = re.compile(r"[&+]|\b(?:and|or|plus|as well as)\b", re.IGNORECASE)
+_JOINERS = re.compile(rf"[/,]|{_CONJUNCTIONS.pattern}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def tokenize(text: str) -> list[str]:
     text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", text).lower()
     text = re.sub(r"['\u2018\u2019\u02bc`](?=s\b)", " '", text)
     text = re.sub(r"(?<=\w)['\u2018\u2019\u02bc](?=t\b)", "", text)
+    text = re.sub(r"\bw/o\b", "without", text)
     text = text.replace("&", " and ").replace("+", " and ")
     return [t for t in re.findall(r"'s\b|[^\W_]+", text) if t != "'s"]
 
@@ -127,9 +129,14 @@ def singular(word: str) -> str:
     return word
 
 
+def conjuncts(text: str) -> list[str]:
+    """Split a prompt where a word joins several structures: "a and b", "a + b"."""
+    return _pieces(_CONJUNCTIONS, text)
+
+
 def parts(text: str) -> list[str]:
-    """Split a prompt where it may join several structures: "a and b", "a/b", "a, b", "a + b"."""
-    return [part for part in _JOINERS.split(text) if part]
+    """Split a prompt where anything may join several structures: also "a/b" and "a, b"."""
+    return _pieces(_JOINERS, text)
 
 
 def edit_distance(a: str, b: str, limit: int) -> int:
@@ -155,6 +162,11 @@ def edit_distance(a: str, b: str, limit: int) -> int:
     return previous[-1]
 
 
+def is_swap(a: str, b: str) -> bool:
+    """Whether two words differ by two swapped neighbours only: "brian" and "brain"."""
+    return sorted(a) == sorted(b) and edit_distance(a, b, 1) == 1
+
+
 def _side(tokens: list[str]) -> Side | None:
     left = any(t in LEFT for t in tokens)
     right = any(t in RIGHT for t in tokens)
@@ -172,3 +184,7 @@ def _trim_joiner(tokens: list[str]) -> list[str]:
     while tokens and tokens[-1] == "and":
         tokens = tokens[:-1]
     return tokens
+
+
+def _pieces(joiner: re.Pattern[str], text: str) -> list[str]:
+    return [piece.strip() for piece in joiner.split(text) if piece.strip()]

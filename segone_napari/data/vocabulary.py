@@ -265,13 +265,16 @@ class Vocabulary:
 
         Names the side in any usual way; a paired structure without a side means both. Nothing of
         the prompt is dropped silently: an unknown word, a negation or a side of what has none
-        refuses it. Several structures in one prompt are refused too, unless their union is a known
-        term, and the suggestion is the prompt with ``;`` that gives each its own mask.
+        refuses it. Several structures in one prompt are refused too: the first suggestion gives
+        each its own mask ("caudate; putamen"), the second is their union where it has a name
+        ("dorsal striatum").
         """
         request = prompts.parse(text)
         if not request.words:
             reason = "no structure is named" if text.strip() else "the prompt is empty"
             return Match(None, None, (), reason)
+        if several := self._several(prompts.conjuncts(text)):
+            return several
         for words in _readings(request):
             found = self._exact.get((words, request.side is not None)) or self._sorted.get(
                 (tuple(sorted(words)), request.side is not None)
@@ -286,14 +289,15 @@ class Vocabulary:
         if request.negated:
             reason = f"{request.negated!r} can't be understood; name only what is wanted"
             return Match(None, None, self._suggest(request), reason)
-        if several := self._several(text):
+        if several := self._several(prompts.parts(text)):
             return several
         if part := self._parts.get(request.words):
             reason = f"it is a part of the {part}, which is known as a whole only"
             return Match(None, None, (self._sided(part, request.side).canonical,), reason)
         for words in _readings(request):
-            if found := self._mend(words):
-                return self._answer(found, request.side, "typo")
+            if mended := self._mend(words):
+                found, distance = mended
+                return self._answer(found, request.side, "typo" if distance else "synonym")
         elsewhere = next((w for w in request.words if w in self._elsewhere), None)
         if elsewhere:
             return Match(None, None, (), f"{elsewhere!r} is not a structure of the brain")
@@ -307,24 +311,31 @@ class Vocabulary:
     def _sided(self, name: str, side: Side | None) -> Term:
         return self.term(name, side if self._by_name[name].sides else None)
 
-    def _several(self, text: str) -> Match | None:
+    def _several(self, pieces: list[str]) -> Match | None:
         """Refuse "a and b" with "a; b" as the suggestion, when each of them is known."""
-        pieces = prompts.parts(text)
         if not 2 <= len(pieces) <= 12:
             return None
-        matches = [self.match(piece) for piece in pieces]
-        terms = [match.term for match in matches if match.term]
+        terms = [match.term for piece in pieces if (match := self.match(piece)).term]
         if len(terms) < len(pieces):
             return None
-        if len({t.name for t in terms}) == 1:
-            sides = {t.side for t in terms}
-            side = terms[0].side if len(sides) == 1 else "both"
-            return Match(self.term(terms[0].name, side), "synonym")
-        suggestion = "; ".join(dict.fromkeys(t.canonical for t in _share_side(terms, pieces)))
-        return Match(None, None, (suggestion,), "it names several structures; separate them by ';'")
+        terms = self._share_side([t for t in terms if t], pieces)
+        union = {c for term in terms for c in term.classes}
+        whole = next((t for t in self.terms() if set(t.classes) == union), None)
+        if whole and len({t.name for t in terms}) == 1:
+            return Match(whole, "synonym")
+        suggestion = "; ".join(dict.fromkeys(t.canonical for t in terms))
+        suggestions = (suggestion, whole.canonical) if whole else (suggestion,)
+        return Match(None, None, suggestions, "it names several structures; separate them by ';'")
 
-    def _mend(self, words: tuple[str, ...]) -> str | None:
-        """Return the one entry whose name differs by a typo only, or None."""
+    def _share_side(self, terms: list[Term], pieces: list[str]) -> list[Term]:
+        """Read "left caudate and putamen" as the left one of each."""
+        sides = [prompts.parse(piece).side for piece in pieces]
+        if sides[0] is None or any(sides[1:]):
+            return terms
+        return [self._sided(term.name, sides[0]) for term in terms]
+
+    def _mend(self, words: tuple[str, ...]) -> tuple[str, int] | None:
+        """Return the one entry whose name differs by a typo only and by how much, or None."""
         text = "".join(words)
         if len(text) > 80:
             return None
@@ -335,7 +346,7 @@ class Vocabulary:
                 best[name] = min(distance, best.get(name, distance))
         least = min(best.values(), default=0)
         nearest = [name for name, distance in best.items() if distance == least]
-        return nearest[0] if len(nearest) == 1 else None
+        return (nearest[0], least) if len(nearest) == 1 else None
 
     def _suggest(self, request: prompts.Request) -> tuple[str, ...]:
         """Up to three known terms that look like the prompt, nearest first."""
@@ -344,7 +355,7 @@ class Vocabulary:
         for known, name in self._spellings:
             score = _likeness(request.words, text, known)
             scores[name] = max(score, scores.get(name, 0.0))
-        names = sorted((n for n in scores if scores[n] >= 0.6), key=lambda n: -scores[n])[:3]
+        names = sorted((n for n in scores if scores[n] >= 0.65), key=lambda n: -scores[n])[:3]
         return tuple(self._sided(name, request.side).canonical for name in names)
 
     # Look-up tables ------------------------------------------------------------------------
@@ -453,30 +464,14 @@ def _readings(request: prompts.Request) -> Iterator[tuple[str, ...]]:
         yield tuple(w for w in words if w not in ("hemisphere", "cerebral", "brain"))
 
 
-def _share_side(terms: list[Term], pieces: list[str]) -> list[Term]:
-    """Give "left caudate and putamen" the left side twice: prompts fall back to the first side."""
-    first = prompts.parse(pieces[0]).side
-    if first is None:
-        return terms
-    return [
-        Term(t.name, first, _on_side(t.classes, first), t.colour)
-        if t.side == "both" and prompts.parse(piece).side is None
-        else t
-        for t, piece in zip(terms, pieces, strict=True)
-    ]
-
-
-def _on_side(classes: tuple[str, ...], side: Side) -> tuple[str, ...]:
-    return classes if side == "both" else tuple(c for c in classes if c.startswith(f"{side} "))
-
-
 def _typo_distance(words: tuple[str, ...], text: str, known: tuple[str, ...]) -> int | None:
     """Count edits between a prompt and a known name, or None when it is more than a typo.
 
-    Each word may differ by as much as its length allows; a space may be missing or too many.
+    Each word may differ by as much as its length allows, a short name by two swapped letters; a
+    space may be missing or too many.
     """
     whole = "".join(known)
-    if len(whole) < 6:
+    if len(whole) < 5:
         return None
     if text == whole:
         return 0
@@ -484,10 +479,14 @@ def _typo_distance(words: tuple[str, ...], text: str, known: tuple[str, ...]) ->
         total = 0
         for word, right in zip(words, known, strict=True):
             limit = _allowed_edits(right) if word[0] == right[0] or len(right) > 8 else 0
-            distance = edit if (edit := prompts.edit_distance(word, right, limit)) <= limit else 99
+            if len(whole) < 7:
+                limit = int(prompts.is_swap(word, right))
+            distance = prompts.edit_distance(word, right, limit)
+            if distance > limit:
+                return None
             total += distance
         return total if total <= 3 else None
-    limit = min(_allowed_edits(whole), 1)
+    limit = int(len(whole) > 8)
     distance = prompts.edit_distance(text, whole, limit)
     return distance + 1 if distance <= limit and text[0] == whole[0] else None
 
@@ -502,10 +501,10 @@ def _allowed_edits(word: str) -> int:
 def _likeness(words: tuple[str, ...], text: str, known: tuple[str, ...]) -> float:
     """How much a name looks like the prompt, 0 to 1: by letters, or by the words they share."""
     shared = len(set(words) & set(known))
-    by_words = 0.9 * shared / max(len(known), 1) if shared else 0.0
+    by_words = max(0.9 * shared / len(known), 0.7 * (shared == len(words)))
     if len(text) < 4:
         return by_words
     matcher = SequenceMatcher(None, text, " ".join(known), autojunk=False)
-    if matcher.real_quick_ratio() < 0.6 or matcher.quick_ratio() < 0.6:
+    if matcher.real_quick_ratio() < 0.65 or matcher.quick_ratio() < 0.65:
         return by_words
     return max(by_words, matcher.ratio())

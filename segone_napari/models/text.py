@@ -133,7 +133,7 @@ class TextTower(nn.Module):
         if report["missing_keys"]:
             missing = ", ".join(sorted(report["missing_keys"])[:3])
             raise BadCheckpoint(f"the text tower {folder} lacks weights ({missing}, ...)")
-        return cls(model, tokenizer)
+        return cls(model, tokenizer).eval()
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write the tower in transformers' format, as safetensors.

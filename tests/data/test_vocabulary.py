@@ -1,0 +1,424 @@
+"""What a prompt is understood as, and what is refused."""
+
+import json
+
+import pytest
+
+from segone_napari.data.prompts import edit_distance, split_prompts
+from segone_napari.data.vocabulary import Term, Vocabulary
+from segone_napari.runtime import BadCheckpoint
+
+VOCABULARY = Vocabulary.load()
+ENTRIES = (*VOCABULARY.structures, *VOCABULARY.groups)
+
+
+def understood(text: str) -> str | None:
+    term = VOCABULARY.match(text).term
+    return term.canonical if term else None
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_name_is_understood_as_its_own_entry(entry):
+    for name in entry.names:
+        match = VOCABULARY.match(name)
+        assert match.term is not None, name
+        assert match.term.name == entry.name, name
+        assert match.how in ("exact", "synonym"), name
+        assert match.term.side == ("both" if entry.sides else None), name
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if e.sides], ids=lambda entry: entry.name)
+def test_every_name_keeps_its_side(entry):
+    for name in (*entry.names, *entry.synonyms_with_side):
+        assert understood(f"left {name}") == f"left {entry.name}", name
+        assert understood(f"{name}, right") == f"right {entry.name}", name
+
+
+@pytest.mark.parametrize("term", VOCABULARY.terms(), ids=lambda term: f"{term.name}, {term.side}")
+def test_every_canonical_name_is_understood_as_itself(term):
+    match = VOCABULARY.match(term.canonical)
+    assert match.term == term
+    assert match.how == "exact"
+
+
+def test_every_training_phrase_is_understood_as_its_class():
+    for class_name in VOCABULARY.class_names[1:]:
+        for phrase in VOCABULARY.phrases(class_name):
+            term = VOCABULARY.match(phrase).term
+            assert term is not None, phrase
+            assert term.classes == (class_name,), phrase
+
+
+def test_no_training_phrase_names_two_classes():
+    phrases = [p for c in VOCABULARY.class_names for p in VOCABULARY.phrases(c)]
+    assert len(set(phrases)) == len(phrases)
+
+
+def test_a_part_is_refused_and_the_whole_is_suggested():
+    for structure in VOCABULARY.structures:
+        for part in structure.parts:
+            match = VOCABULARY.match(part)
+            assert match.term is None, part
+            assert match.suggestions == (structure.name,), part
+            assert structure.name in match.reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "left hippocampus",
+        "LEFT HIPPOCAMPUS",
+        "lt hippocampus",
+        "Lt. hippocampus",
+        "L hippocampus",
+        "l. hippocampus",
+        "Hippocampus, L",
+        "hippocampus (left)",
+        "hippocampus [L]",
+        "hippocampus: left",
+        "hippocampus - left",
+        "Left-Hippocampus",
+        "left_hippocampus",
+        "leftHippocampus",
+        "hippocampus sinister",
+        "hippocampus sin.",
+        "hippocampus sinistra",
+        "left-sided hippocampus",
+        "hippocampus on the left side",
+        "the hippocampus on the left",
+        "left hand side hippocampus",
+        "hippocampus of the left hemisphere",
+        "hippocampus in the left hemisphere of the brain",
+        "lh hippocampus",
+        "Please outline the left hippocampus!",
+        "Can you segment the patient's left hippocampus in this MRI?",
+        "I want to see the left hippocampus",
+        "  left \t hippocampus  ",
+        "left hippocámpus",
+        "left hippocampi",
+        "left Ammon\u2019s horn",
+    ],
+)
+def test_the_left_hippocampus_is_understood_however_it_is_written(text):
+    assert understood(text) == "left hippocampus"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "right thalamus",
+        "R thalamus",
+        "rt. thalamus",
+        "thalamus dexter",
+        "thalamus dx",
+        "thalamus, right-sided",
+        "the thalamus of the right hemisphere",
+    ],
+)
+def test_the_right_thalamus_is_understood_however_it_is_written(text):
+    assert understood(text) == "right thalamus"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "caudate",
+        "both caudates",
+        "bilateral caudate nuclei",
+        "caudate nucleus, bilat.",
+        "left and right caudate",
+        "left/right caudate",
+        "L+R caudate",
+        "caudate on either side",
+        "both sides of the caudate",
+        "left caudate and right caudate",
+    ],
+)
+def test_a_paired_structure_is_both_when_no_one_side_is_named(text):
+    assert VOCABULARY.match(text).term == Term(
+        "caudate",
+        "both",
+        ("left caudate", "right caudate"),
+        VOCABULARY.term("caudate").colour,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hipocampus", "hippocampus"),
+        ("left hippocampis", "left hippocampus"),
+        ("hippo campus", "hippocampus"),
+        ("right amigdala", "right amygdala"),
+        ("tahlamus", "thalamus"),
+        ("brian", "brain"),
+        ("cerebrel cortex", "cerebral cortex"),
+        ("cerebeller cortex", "cerebellar cortex"),
+        ("lateral ventrical", "lateral ventricle"),
+        ("fourth ventrical", "fourth ventricle"),
+        ("left globus palidus", "left pallidum"),
+    ],
+)
+def test_a_typo_is_understood_and_said(text, expected):
+    match = VOCABULARY.match(text)
+    assert match.term is not None
+    assert match.term.canonical == expected
+    # A missing or extra space alone is just another spelling.
+    assert match.how == ("synonym" if text == "hippo campus" else "typo")
+
+
+@pytest.mark.parametrize("text", ["GP", "gp", "WM", "LV", "NAcc", "CSF", "ICV"])
+def test_an_abbreviation_is_understood_in_any_case(text):
+    assert VOCABULARY.match(text).how == "synonym"
+
+
+@pytest.mark.parametrize("text", ["GX", "WN", "LW", "CSP", "TVI", "PUB", "grain", "vortex"])
+def test_a_short_word_is_never_taken_for_a_typo(text):
+    assert understood(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "?!",
+        "left",
+        "the",
+        "asdf",
+        "1",
+        "background",
+        "liver",
+        "left lung",
+        "right eye",
+        "left hip",
+        "spinal cord",
+        "elephant",
+        "tumour",
+        "left ventricle of the heart",
+        "cardiac ventricles",
+        "caudate lobe of the liver",
+        "renal cortex",
+        "adrenal cortex",
+        "hippocampus tumour",
+        "anterior left hippocampus edge",
+        "ipsilateral thalamus",
+        "nucleus",
+        "matter",
+    ],
+)
+def test_what_is_not_in_the_vocabulary_is_refused_with_a_reason(text):
+    match = VOCABULARY.match(text)
+    assert match.term is None
+    assert match.how is None
+    assert match.reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no tumour",
+        "without hippocampus",
+        "brain without ventricles",
+        "not the thalamus",
+        "don't segment the thalamus",
+        "don\u2019t segment the thalamus",
+        "everything except the brainstem",
+        "hippocampus w/o amygdala",
+    ],
+)
+def test_a_negation_is_refused_and_named(text):
+    match = VOCABULARY.match(text)
+    assert match.term is None
+    assert "name only what is wanted" in match.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "suggestions"),
+    [
+        ("caudate and thalamus", ("caudate; thalamus",)),
+        ("caudate / thalamus", ("caudate; thalamus",)),
+        ("thalamus, putamen, pallidum", ("thalamus; putamen; pallidum",)),
+        ("left caudate and putamen", ("left caudate; left putamen", "left dorsal striatum")),
+        ("left hippocampus and right amygdala", ("left hippocampus; right amygdala",)),
+    ],
+)
+def test_several_structures_are_refused_and_their_separation_is_suggested(text, suggestions):
+    match = VOCABULARY.match(text)
+    assert match.term is None
+    assert match.suggestions == suggestions
+    for prompt in split_prompts(suggestions[0]):
+        assert VOCABULARY.match(prompt).how == "exact"
+
+
+@pytest.mark.parametrize("text", ["left brainstem", "right CSF", "left 3rd ventricle"])
+def test_a_side_of_what_has_none_is_refused_and_the_whole_is_suggested(text):
+    match = VOCABULARY.match(text)
+    assert match.term is None
+    assert "without sides" in match.reason
+    assert VOCABULARY.match(match.suggestions[0]).how == "exact"
+
+
+def test_a_refused_prompt_gets_near_terms_on_its_own_side():
+    assert "left thalamus" in VOCABULARY.match("left epithalamus").suggestions
+
+
+def test_a_word_that_resembles_nothing_gets_no_suggestions():
+    assert VOCABULARY.match("zzzzqqqq").suggestions == ()
+
+
+def test_left_ventricle_is_the_lateral_one_and_ventricles_are_all():
+    assert understood("left ventricle") == "left lateral ventricle"
+    assert understood("ventricles") == "ventricles"
+    classes = VOCABULARY.term("ventricles").classes
+    assert {"third ventricle", "fourth ventricle", "right lateral ventricle"} <= set(classes)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Left-Cerebral-White-Matter", "left cerebral white matter"),
+        ("Right-Cerebral-Cortex", "right cerebral cortex"),
+        ("Left-Lateral-Ventricle", "left lateral ventricle"),
+        ("Left-Inf-Lat-Vent", "left inferior lateral ventricle"),
+        ("Right-Cerebellum-White-Matter", "right cerebellar white matter"),
+        ("Right-Cerebellum-Cortex", "right cerebellar cortex"),
+        ("Left-Thalamus-Proper", "left thalamus"),
+        ("Left-Accumbens-area", "left accumbens"),
+        ("Right-VentralDC", "right ventral diencephalon"),
+        ("Left-choroid-plexus", "left choroid plexus"),
+        ("3rd-Ventricle", "third ventricle"),
+        ("4th-Ventricle", "fourth ventricle"),
+        ("Brain-Stem", "brainstem"),
+        ("Optic-Chiasm", "optic chiasm"),
+        ("WM-hypointensities", "white matter lesions"),
+    ],
+)
+def test_freesurfer_names_are_understood(text, expected):
+    assert understood(text) == expected
+
+
+def test_groups_are_unions_on_their_side():
+    assert VOCABULARY.term("striatum", "left").classes == (
+        "left caudate",
+        "left putamen",
+        "left accumbens",
+    )
+    assert set(VOCABULARY.term("lentiform nucleus").classes) == {
+        "left putamen",
+        "right putamen",
+        "left pallidum",
+        "right pallidum",
+    }
+    # Lesions have no side, so they belong to the white matter of both sides only.
+    assert "white matter lesions" in VOCABULARY.term("white matter").classes
+    assert "white matter lesions" not in VOCABULARY.term("white matter", "left").classes
+
+
+def test_background_is_the_first_class_and_belongs_to_no_term():
+    assert VOCABULARY.class_names[0] == "background"
+    assert all("background" not in term.classes for term in VOCABULARY.terms())
+
+
+def test_intracranial_space_is_every_class_but_background():
+    assert set(VOCABULARY.term("intracranial space").classes) == set(VOCABULARY.class_names[1:])
+
+
+def test_swapping_sides_twice_changes_nothing():
+    for name in VOCABULARY.class_names:
+        assert VOCABULARY.swap_side(VOCABULARY.swap_side(name)) == name
+    assert VOCABULARY.swap_side("left putamen") == "right putamen"
+    assert VOCABULARY.swap_side("brainstem") == "brainstem"
+    assert VOCABULARY.swap_side("background") == "background"
+
+
+def test_priors_are_shares_that_add_up_to_one():
+    priors = [VOCABULARY.prior(name) for name in VOCABULARY.class_names]
+    assert sum(priors) == pytest.approx(1.0)
+    assert min(priors) > 0.0
+    assert VOCABULARY.prior("background") == max(priors)
+    assert VOCABULARY.prior("left thalamus") > VOCABULARY.prior("left accumbens")
+
+
+def test_left_labels_mirror_right_labels():
+    labels = VOCABULARY.labels
+    assert labels[17] == "left hippocampus"
+    assert labels[53] == "right hippocampus"
+    assert labels[1035] == "left cerebral cortex"
+    assert labels[2035] == "right cerebral cortex"
+    assert labels[12100] == "right cerebral cortex"
+    assert labels[25] == labels[57] == "white matter lesions"
+    assert {labels[v] for v in (31, 136, 137)} == {"left choroid plexus"}
+    assert labels[0] == "background"
+    assert 507 not in labels
+    named = set(labels.values())
+    assert named == {VOCABULARY.swap_side(name) for name in named}
+
+
+def test_every_class_has_a_label_and_no_label_two_classes():
+    assert set(VOCABULARY.labels.values()) == set(VOCABULARY.class_names)
+    values = [v for s in VOCABULARY.structures for group in s.labels.values() for v in group]
+    assert len(set(values)) == len(values)
+
+
+def test_labels_without_a_side_name_a_paired_structure():
+    assert VOCABULARY.split_labels[251] == "cerebral white matter"
+    assert not set(VOCABULARY.split_labels) & set(VOCABULARY.labels)
+    for name in VOCABULARY.split_labels.values():
+        assert VOCABULARY.term(name).side == "both"
+
+
+def test_colours_of_terms_differ():
+    colours = [term.colour for term in VOCABULARY.terms()]
+    assert len(set(colours)) == len(colours)
+    assert all(0 <= value <= 255 for colour in colours for value in colour)
+    assert VOCABULARY.colour("left caudate") == VOCABULARY.term("caudate", "left").colour
+
+
+def test_a_saved_vocabulary_is_read_back_the_same(tmp_path):
+    path = tmp_path / "vocabulary.json"
+    VOCABULARY.save(path)
+    again = Vocabulary.load(path)
+    assert again.class_names == VOCABULARY.class_names
+    assert again.terms() == VOCABULARY.terms()
+    assert again.match("Ammon's horn") == VOCABULARY.match("Ammon's horn")
+
+
+def test_a_bad_vocabulary_file_is_said(tmp_path):
+    path = tmp_path / "vocabulary.json"
+    with pytest.raises(BadCheckpoint, match="can't read"):
+        Vocabulary.load(path)
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(BadCheckpoint, match="damaged"):
+        Vocabulary.load(path)
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(BadCheckpoint, match="damaged"):
+        Vocabulary.load(path)
+    path.write_text(json.dumps({"format": 99}), encoding="utf-8")
+    with pytest.raises(BadCheckpoint, match="format 99"):
+        Vocabulary.load(path)
+
+
+def test_prompts_are_split_at_semicolons_and_line_breaks_only():
+    assert split_prompts("left hippocampus; CSF,\n a and b ;; ") == [
+        "left hippocampus",
+        "CSF,",
+        "a and b",
+    ]
+    assert split_prompts(" ; \n") == []
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "limit", "expected"),
+    [
+        ("abc", "abc", 2, 0),
+        ("abc", "acb", 2, 1),
+        ("abc", "ab", 2, 1),
+        ("abc", "xbcd", 2, 2),
+        ("abc", "xyz", 2, 3),
+        ("", "abcd", 2, 3),
+    ],
+)
+def test_edit_distance_counts_swaps_once_and_stops_at_the_limit(a, b, limit, expected):
+    assert edit_distance(a, b, limit) == expected
+    assert edit_distance(b, a, limit) == expected
