@@ -34,6 +34,8 @@ FILLERS = _words(
     "delineate delineation contour contours contouring trace mark highlight label labelled labels "
     "find locate show display draw paint mask masks extract isolate identify detect give get "
     "select annotate map see view measure quantify make create want need like would could can you "
+    "do does be should must will may try return produce compute generate add fill pick cut out "
+    "colour color located called just only "
     "me i us we let lets to where is are what which whats wheres "
     # articles and the like
     "the a an of in on at for from within this that these those my your its his her their "
@@ -59,7 +61,7 @@ ALIASES = {
 """Plurals and spellings that a plain "drop the s" does not mend."""
 
 _CONJUNCTIONS = re.compile(r"[&+]|\b(?:and|or|plus|as well as)\b", re.IGNORECASE)
-_JOINERS = re.compile(rf"[/,]|{_CONJUNCTIONS.pattern}", re.IGNORECASE)
+_JOINERS = re.compile(rf"[/,()\[\]]|{_CONJUNCTIONS.pattern}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def conjuncts(text: str) -> list[str]:
 
 
 def parts(text: str) -> list[str]:
-    """Split a prompt where anything may join several structures: also "a/b" and "a, b"."""
+    """Split a prompt where anything may join several structures: "a/b", "a, b", "a (b)"."""
     return _pieces(_JOINERS, text)
 
 

@@ -74,6 +74,7 @@ def test_a_part_is_refused_and_the_whole_is_suggested():
         "l. hippocampus",
         "Hippocampus, L",
         "hippocampus (left)",
+        "left hippocampus (HC)",
         "hippocampus [L]",
         "hippocampus: left",
         "hippocampus - left",
