@@ -105,7 +105,10 @@ class ScanBlock(nn.Module):
 
 
 class Down(nn.Module):
-    """Pixel-unshuffle by 2, then a channel convolution: half the positions in each direction."""
+    """Pixel-unshuffle, then a channel convolution: fewer positions, more channels.
+
+    It is executed as one convolution of kernel = stride = factor, which is the same sum.
+    """
 
     def __init__(self, channels: int, out_channels: int, factor: int = 2) -> None:
         super().__init__()
@@ -114,11 +117,19 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, D, H / factor, W / factor)."""
-        return self.mix(as_channels_last(F.pixel_unshuffle(x, self.factor)))
+        weight = self.mix.weight.unflatten(1, (-1, self.factor, self.factor))[..., 0]
+        return F.conv2d(x, weight, self.mix.bias, stride=self.factor)
+
+    def forward_as_conv1d(self, x: Tensor) -> Tensor:
+        """Compute the same literally: pixel-unshuffle, then the channel convolution."""
+        return self.mix.forward_as_conv1d(F.pixel_unshuffle(x, self.factor))
 
 
 class Up(nn.Module):
-    """A channel convolution, then pixel-shuffle by 2: twice the positions in each direction."""
+    """A channel convolution, then pixel-shuffle: more positions, fewer channels.
+
+    It is executed as one transposed convolution of kernel = stride = factor, the same sum.
+    """
 
     def __init__(self, channels: int, out_channels: int, factor: int = 2) -> None:
         super().__init__()
@@ -127,7 +138,22 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, D, factor · H, factor · W)."""
-        return as_channels_last(F.pixel_shuffle(self.mix(x), self.factor))
+        weight = self.mix.weight[..., 0].t().unflatten(1, (-1, self.factor, self.factor))
+        assert self.mix.bias is not None
+        bias = self.mix.bias.unflatten(0, (-1, self.factor, self.factor))
+        out = F.conv_transpose2d(x, weight, stride=self.factor)
+        tiled = bias.repeat(1, x.shape[2], x.shape[3])
+        return out + tiled
+
+    def one_phase(self, x: Tensor, row: int, column: int) -> Tensor:
+        """Only the pixels ``[row::factor, column::factor]`` of the output, (B, D, H, W)."""
+        first, step = row * self.factor + column, self.factor**2
+        assert self.mix.bias is not None
+        return F.conv2d(x, self.mix.weight[first::step, ..., None], self.mix.bias[first::step])
+
+    def forward_as_conv1d(self, x: Tensor) -> Tensor:
+        """Compute the same literally: the channel convolution, then pixel-shuffle."""
+        return F.pixel_shuffle(self.mix.forward_as_conv1d(x), self.factor)
 
 
 def as_channels_last(x: Tensor) -> Tensor:

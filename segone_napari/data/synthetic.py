@@ -1,0 +1,475 @@
+"""Synthetic MRI from label maps: what every system here is trained on.
+
+Each sample is a *slab*: one slice to segment, its neighbours, and the position of every pixel. A
+label map is deformed, each tissue gets a random brightness (sometimes drawn around the look of a
+known sequence), then come thick slices, blur, bias field, gamma and noise. The same code runs on
+a CPU and on a GPU, and one seed always makes the same slabs on the same kind of device.
+
+Source of the idea: Billot et al., *SynthSeg*, Medical Image Analysis 2023.
+
+Dimension key: B batch, M label maps, K planes sampled around a slice, S slices of a slab, H W
+pixels, T tissues.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segone_napari.data.vocabulary import Vocabulary
+from segone_napari.runtime import BadInput, Progress, no_progress
+
+POSITION_SCALE_MM = 80.0
+"""Positions are given to a network as mm from the head's centre divided by this."""
+
+PLANES: dict[str, tuple[int, int, int]] = {
+    "axial": (0, 1, 2),
+    "coronal": (0, 2, 1),
+    "sagittal": (2, 1, 0),
+}
+"""Name of a plane: the RAS axes (0 right, 1 anterior, 2 superior) of its rows, columns, normal."""
+
+OUTSIDE_BRAIN = 500
+"""Values of a label map from here on lie outside the brain."""
+
+_AROUND_BRAIN = ("cerebrospinal fluid", "blood vessels")
+
+# Typical brightness, 0 to 1, of a tissue in a sequence; what isn't named is drawn at random.
+_LOOKS: dict[str, dict[str, float]] = {
+    "T1": {
+        "cerebral white matter": 0.86, "cerebral cortex": 0.55, "lateral ventricle": 0.14,
+        "inferior lateral ventricle": 0.2, "cerebellar white matter": 0.82,
+        "cerebellar cortex": 0.55, "thalamus": 0.69, "caudate": 0.58, "putamen": 0.63,
+        "pallidum": 0.75, "hippocampus": 0.55, "amygdala": 0.55, "accumbens": 0.56,
+        "ventral diencephalon": 0.74, "choroid plexus": 0.34, "third ventricle": 0.17,
+        "fourth ventricle": 0.17, "brainstem": 0.78, "optic chiasm": 0.62,
+        "cerebrospinal fluid": 0.17, "white matter lesions": 0.6,
+    },
+    "T2": {
+        "cerebral white matter": 0.4, "cerebral cortex": 0.58, "lateral ventricle": 0.95,
+        "inferior lateral ventricle": 0.9, "cerebellar white matter": 0.4,
+        "cerebellar cortex": 0.56, "thalamus": 0.48, "caudate": 0.54, "putamen": 0.5,
+        "pallidum": 0.36, "hippocampus": 0.6, "amygdala": 0.58, "accumbens": 0.54,
+        "ventral diencephalon": 0.42, "choroid plexus": 0.75, "third ventricle": 0.92,
+        "fourth ventricle": 0.9, "brainstem": 0.43, "optic chiasm": 0.45,
+        "cerebrospinal fluid": 0.92, "white matter lesions": 0.72,
+    },
+    "FLAIR": {
+        "cerebral white matter": 0.47, "cerebral cortex": 0.6, "lateral ventricle": 0.12,
+        "inferior lateral ventricle": 0.18, "cerebellar white matter": 0.46,
+        "cerebellar cortex": 0.56, "thalamus": 0.54, "caudate": 0.6, "putamen": 0.56,
+        "pallidum": 0.45, "hippocampus": 0.66, "amygdala": 0.66, "accumbens": 0.6,
+        "ventral diencephalon": 0.5, "choroid plexus": 0.45, "third ventricle": 0.16,
+        "fourth ventricle": 0.18, "brainstem": 0.5, "optic chiasm": 0.5,
+        "cerebrospinal fluid": 0.14, "white matter lesions": 0.9,
+    },
+    "PD": {
+        "cerebral white matter": 0.62, "cerebral cortex": 0.8, "lateral ventricle": 0.72,
+        "inferior lateral ventricle": 0.74, "cerebellar white matter": 0.62,
+        "cerebellar cortex": 0.78, "thalamus": 0.7, "caudate": 0.76, "putamen": 0.74,
+        "pallidum": 0.6, "hippocampus": 0.8, "amygdala": 0.8, "accumbens": 0.76,
+        "ventral diencephalon": 0.66, "choroid plexus": 0.75, "third ventricle": 0.72,
+        "fourth ventricle": 0.72, "brainstem": 0.64, "optic chiasm": 0.65,
+        "cerebrospinal fluid": 0.72, "white matter lesions": 0.85,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """How strongly the synthetic images vary. Lengths are in mm, angles in degrees."""
+
+    height: int = 160
+    width: int = 192
+    slices: int = 3
+    pixel_mm: float = 1.0
+    neighbour_mm: float = 2.0
+    planes: tuple[str, ...] = ("axial", "axial", "coronal", "sagittal")
+    rotation_deg: float = 18.0
+    scaling: float = 0.15
+    shear: float = 0.08
+    elastic_mm: float = 4.0
+    shift_mm: float = 20.0
+    position_jitter_mm: float = 5.0
+    looks: tuple[str, ...] = ("random", "random", "T1", "T1", "T2", "FLAIR", "PD")
+    look_jitter: float = 0.07
+    stripped_share: float = 0.45
+    thick_share: float = 0.3
+    thickest_mm: float = 6.5
+
+
+class Slabs(NamedTuple):
+    """A batch to train on.
+
+    `inputs` is (B, S + 3, H, W) float32: S slices, then the RAS position of every pixel relative
+    to the head's centre in units of `POSITION_SCALE_MM`. `labels` is (B, H, W) int64, indices
+    into `Vocabulary.class_names`, of the middle slice.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class LabelMaps:
+    """Label maps of heads on 1 mm RAS grids, as tissues and the classes that they stand for.
+
+    Attributes
+    ----------
+    tissues : (M, X, Y, Z) uint8, indices of tissues; 0 is background.
+    centres : (M, 3) float32, the brain's centre in voxels.
+    extents : (M, 3, 2) float32, the brain's lowest and highest voxel along each axis.
+    classes : (T,) int64, the class index of each tissue.
+    mirrored : (T,) int64, the tissue on the other side.
+    is_outside : (T,) bool, whether a tissue lies outside the brain (and its fluid).
+    names : what each tissue is called in `_LOOKS`.
+    """
+
+    tissues: Tensor
+    centres: Tensor
+    extents: Tensor
+    classes: Tensor
+    mirrored: Tensor
+    is_outside: Tensor
+    names: tuple[str, ...]
+
+    def to(self, device: torch.device) -> LabelMaps:
+        """Return the same maps on a device."""
+        moved = {
+            key: value.to(device) if isinstance(value, Tensor) else value
+            for key, value in vars(self).items()
+        }
+        return LabelMaps(**moved)
+
+    def select(self, indices: list[int]) -> LabelMaps:
+        """Return some of the maps."""
+        return LabelMaps(
+            self.tissues[indices], self.centres[indices], self.extents[indices],
+            self.classes, self.mirrored, self.is_outside, self.names,
+        )  # fmt: skip
+
+
+def load_label_maps(
+    folder: Path, vocabulary: Vocabulary, *, progress: Progress = no_progress
+) -> LabelMaps:
+    """Read every label map (.nii, .nii.gz, .mgz) of a folder.
+
+    Values are FreeSurfer's, as `Vocabulary.labels` names them, unless the folder holds a
+    ``labels.json`` that maps each value to the name of a class. Values that neither names keep a
+    tissue (a brightness) of their own and count as background.
+
+    Raises
+    ------
+    BadInput
+        If the folder holds no label map, or one of them isn't 3-D.
+    """
+    paths = sorted(p for p in folder.glob("*") if p.name.endswith((".nii", ".nii.gz", ".mgz")))
+    if not paths:
+        raise BadInput(f"{folder} holds no label maps; give a folder of .nii, .nii.gz or .mgz files")
+    maps = []
+    for done, path in enumerate(paths):
+        maps.append(_read_ras(path))
+        progress(done + 1, len(paths))
+    values = np.unique(np.concatenate([np.unique(m) for m in maps]))
+    table = _value_table(folder, vocabulary)
+    names = tuple("background" if v == 0 else table.get(int(v), f"label {v}") for v in values)
+    tissues = _stack([np.searchsorted(values, m).astype(np.uint8) for m in maps])
+    index = {name: i for i, name in enumerate(vocabulary.class_names)}
+    classes = torch.tensor([index.get(name, 0) for name in names])
+    is_outside = torch.tensor([n == "background" or n.startswith("label ") for n in names])
+    is_brain = ~is_outside.numpy() & ~np.isin(names, _AROUND_BRAIN)
+    boxes = [_extent(is_brain[t.numpy()]) for t in tissues]
+    extents = torch.tensor(np.array(boxes), dtype=torch.float32)
+    mirrored = torch.tensor(_mirror_table(names, vocabulary))
+    return LabelMaps(
+        tissues, extents.mean(2), extents, classes, mirrored, is_outside, names
+    )
+
+
+def _mirror_table(names: tuple[str, ...], vocabulary: Vocabulary) -> list[int]:
+    """The tissue on the other side for each; several values of one class keep their order."""
+    seen: dict[str, int] = {}
+    keys = []
+    for name in names:
+        seen[name] = seen.get(name, -1) + 1
+        keys.append((name, seen[name]))
+    places = {key: i for i, key in enumerate(keys)}
+
+    def other(name: str, rank: int) -> int:
+        if name not in vocabulary.class_names:
+            return places[name, rank]
+        swapped = vocabulary.swap_side(name)
+        return places.get((swapped, rank), places.get((swapped, 0), places[name, rank]))
+
+    return [other(*key) for key in keys]
+
+
+def _value_table(folder: Path, vocabulary: Vocabulary) -> dict[int, str]:
+    own = folder / "labels.json"
+    if not own.exists():
+        return {v: n for v, n in vocabulary.labels.items() if v < OUTSIDE_BRAIN or v >= 1000}
+    table = {int(value): str(name) for value, name in json.loads(own.read_text()).items()}
+    unknown = sorted(set(table.values()) - set(vocabulary.class_names))
+    if unknown:
+        raise BadInput(f"{own} names unknown classes: {', '.join(unknown)}; see 'segone vocabulary'")
+    return table
+
+
+def _read_ras(path: Path) -> np.ndarray:
+    image = nib.as_closest_canonical(nib.load(path))
+    data = np.asarray(image.dataobj)
+    if data.ndim != 3:
+        raise BadInput(f"{path} has {data.ndim} dimensions; a label map has 3")
+    return np.rint(data).astype(np.int32)
+
+
+def _stack(maps: list[np.ndarray]) -> Tensor:
+    """Crop each map to its head and stack them to (M, X, Y, Z)."""
+    boxes = [_extent(m > 0) for m in maps]
+    cropped = [m[tuple(slice(int(a), int(b) + 1) for a, b in box)] for m, box in zip(maps, boxes, strict=True)]
+    shape = np.max([c.shape for c in cropped], axis=0)
+    out = np.zeros((len(maps), *shape), dtype=np.uint8)
+    for target, c in zip(out, cropped, strict=True):
+        target[: c.shape[0], : c.shape[1], : c.shape[2]] = c
+    return torch.from_numpy(out)
+
+
+def _extent(mask: np.ndarray) -> list[tuple[int, int]]:
+    found = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return [(int(f[0]), int(f[-1])) for f in found]
+
+
+def generate(
+    maps: LabelMaps, config: SyntheticConfig, count: int, generator: torch.Generator
+) -> Slabs:
+    """Make `count` slabs on the device that the maps and the generator are on."""
+    draw = _Draw(generator)
+    # 1. Which head, which plane, which slice, and how the head is deformed.
+    head = draw.integers(count, len(maps.tissues))  # (B,)
+    planes = torch.tensor([PLANES[name] for name in config.planes], device=draw.device)
+    axes = planes[draw.integers(count, len(planes))]  # (B, 3)
+    offsets, weights = _planes_around(config, count, draw)  # (B, K), (B, S, K)
+    middle = offsets.shape[1] // 2
+    centred = _pixel_positions(maps, config, head, axes, offsets, draw)  # (B, K, H, W, 3)
+    points = _deform(centred, maps.centres[head], config, draw)  # (B, K, H, W, 3)
+    # 2. The tissue at every point, and the class of the middle slice.
+    tissue = _look_up(maps, head, points, draw)  # (B, K, H, W)
+    tissue, is_stripped = _strip(maps, tissue, config, draw)
+    labels = maps.classes[tissue[:, middle]]  # (B, H, W)
+    # 3. What a scanner makes of it.
+    brightness = _brightness(maps, tissue, config, draw)  # (B, K, H, W)
+    slices = torch.einsum("bsk,bkhw->bshw", weights, brightness)  # (B, S, H, W)
+    slices = _scan(slices, is_stripped, draw)
+    # 4. Where every pixel lies, as well as it can be known from an image.
+    jitter = draw.normal(count, 1, 1, 3) * config.position_jitter_mm
+    position = (centred[:, middle] + jitter) / POSITION_SCALE_MM  # (B, H, W, 3)
+    return Slabs(torch.cat([slices, position.permute(0, 3, 1, 2)], dim=1), labels)
+
+
+class _Draw:
+    """Random numbers from one generator, on its device."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self.device = generator.device
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        share = torch.rand(shape, generator=self.generator, device=self.device)
+        return low + (high - low) * share
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def integers(self, count: int, high: int) -> Tensor:
+        return torch.randint(high, (count,), generator=self.generator, device=self.device)
+
+    def happens(self, share: float) -> bool:
+        return bool(self.uniform(1) < share)
+
+
+def _planes_around(config: SyntheticConfig, count: int, draw: _Draw) -> tuple[Tensor, Tensor]:
+    """Choose the planes to sample around a slice (B, K) in mm, and how slices mix them (B, S, K).
+
+    A thin scan samples the slices themselves. A thick one averages planes over the thickness of
+    each acquired slice and interpolates linearly between these, as a reader of the scan does.
+    """
+    half = config.slices // 2
+    wanted = torch.arange(-half, half + 1, device=draw.device) * config.neighbour_mm  # (S,)
+    if not draw.happens(config.thick_share):
+        identity = torch.eye(config.slices, device=draw.device)
+        return wanted.expand(count, -1), identity.expand(count, -1, -1)
+    spacing = draw.uniform(count, 1, 1, low=2.0, high=config.thickest_mm)  # (B, 1, 1)
+    thickness = spacing * draw.uniform(count, 1, 1, low=0.7, high=1.0)
+    phase = -spacing * draw.uniform(count, 1, 1)
+    reach = half * config.neighbour_mm + spacing[:, 0]  # (B, 1)
+    offsets = reach * torch.linspace(-1, 1, 9, device=draw.device)  # (B, K)
+    below = torch.floor((wanted[None, :, None] - phase) / spacing)  # (B, S, 1)
+    share = (wanted[None, :, None] - phase) / spacing - below
+
+    def acquired(index: Tensor) -> Tensor:
+        distance = (offsets[:, None] - (phase + index * spacing)).abs()  # (B, S, K)
+        profile = F.relu(1 - distance / (0.75 * thickness))
+        return profile / profile.sum(2, keepdim=True).clamp_min(1e-6)
+
+    return offsets, (1 - share) * acquired(below) + share * acquired(below + 1)
+
+
+def _pixel_positions(
+    maps: LabelMaps,
+    config: SyntheticConfig,
+    head: Tensor,
+    axes: Tensor,
+    offsets: Tensor,
+    draw: _Draw,
+) -> Tensor:
+    """Place the pixels of every plane: mm from the head's centre along RAS, (B, K, H, W, 3)."""
+    count = len(head)
+    extent = maps.extents[head] - maps.centres[head][..., None]  # (B, 3, 2)
+    extent = extent.gather(1, axes[:, 2, None, None].expand(-1, 1, 2))[:, 0]  # (B, 2)
+    low, high = extent[:, 0] - 8, extent[:, 1] + 8
+    slice_mm = low + (high - low) * draw.uniform(count)  # (B,)
+    shift = draw.uniform(count, 2, low=-config.shift_mm, high=config.shift_mm)
+    rows = (torch.arange(config.height, device=draw.device) - (config.height - 1) / 2) * config.pixel_mm
+    columns = (torch.arange(config.width, device=draw.device) - (config.width - 1) / 2) * config.pixel_mm
+    unit = F.one_hot(axes, 3).float()  # (B, 3, RAS): the directions of rows, columns, normal
+    along_rows = (rows + shift[:, :1])[:, :, None] * unit[:, None, 0]  # (B, H, 3)
+    along_columns = (columns + shift[:, 1:])[:, :, None] * unit[:, None, 1]  # (B, W, 3)
+    along_normal = (slice_mm[:, None] + offsets)[:, :, None] * unit[:, None, 2]  # (B, K, 3)
+    return (
+        along_normal[:, :, None, None]
+        + along_rows[:, None, :, None]
+        + along_columns[:, None, None, :]
+    )  # (B, K, H, W, 3)
+
+
+def _deform(centred: Tensor, centre: Tensor, config: SyntheticConfig, draw: _Draw) -> Tensor:
+    """Move positions (B, K, H, W, 3) in the image to voxels of the label map, same shape."""
+    count, _, height, width, _ = centred.shape
+    angles = (draw.uniform(count, 3, low=-1, high=1)) * math.radians(config.rotation_deg)
+    scale = 1 + config.scaling * draw.uniform(count, 3, low=-1, high=1)
+    shear = config.shear * draw.uniform(count, 3, 3, low=-1, high=1)
+    matrix = _rotation(angles) @ (torch.diag_embed(scale) + torch.triu(shear, 1))  # (B, 3, 3)
+    moved = torch.einsum("bij,bkhwj->bkhwi", matrix, centred) + centre[:, None, None, None]
+    # smooth displacements: a coarse random grid, finer grids with smaller ones
+    knots = int(draw.integers(1, 9)) + 4
+    amplitude = config.elastic_mm * math.sqrt(4 / knots) * draw.uniform(count, 1, 1, 1)
+    coarse = draw.normal(count, 3, knots, knots) * amplitude
+    field = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
+    return moved + field.permute(0, 2, 3, 1)[:, None]
+
+
+def _rotation(angles: Tensor) -> Tensor:
+    """Rotation matrices (B, 3, 3) from angles (B, 3) in radians about R, A and S."""
+    matrix = torch.eye(3, device=angles.device).expand(len(angles), 3, 3)
+    for axis, (a, b) in enumerate(((1, 2), (2, 0), (0, 1))):
+        turn = torch.eye(3, device=angles.device).repeat(len(angles), 1, 1)
+        sine, cosine = angles[:, axis].sin(), angles[:, axis].cos()
+        turn[:, a, a] = turn[:, b, b] = cosine
+        turn[:, a, b], turn[:, b, a] = -sine, sine
+        matrix = matrix @ turn
+    return matrix
+
+
+def _look_up(maps: LabelMaps, head: Tensor, points: Tensor, draw: _Draw) -> Tensor:
+    """Return the tissue (B, K, H, W) at points (B, K, H, W, 3) in voxels; half of the heads mirrored."""
+    count = len(head)
+    mirror = draw.uniform(count) < 0.5  # (B,)
+    sign = torch.where(mirror, -1.0, 1.0)[:, None, None, None]
+    centre = maps.centres[head][:, 0, None, None, None]
+    x = (points[..., 0] - centre) * sign + centre
+    voxel = torch.stack([x, points[..., 1], points[..., 2]]).round().long()  # (3, B, K, H, W)
+    shape = torch.tensor(maps.tissues.shape[1:], device=draw.device)[:, None, None, None, None]
+    is_inside = ((voxel >= 0) & (voxel < shape)).all(0)
+    voxel = voxel.clamp_min(0).minimum(shape - 1)
+    flat = head[:, None, None, None]
+    for axis in range(3):
+        flat = flat * maps.tissues.shape[axis + 1] + voxel[axis]
+    tissue = torch.take(maps.tissues, flat).long() * is_inside
+    return torch.where(mirror[:, None, None, None], maps.mirrored[tissue], tissue)
+
+
+def _strip(
+    maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: _Draw
+) -> tuple[Tensor, Tensor]:
+    """Take skull and skin away from some heads, and the fluid around the brain from half of those."""
+    count = len(tissue)
+    is_stripped = draw.uniform(count) < config.stripped_share  # (B,)
+    is_tight = is_stripped & (draw.uniform(count) < 0.5)
+    around = torch.tensor([name in _AROUND_BRAIN for name in maps.names], device=draw.device)
+    gone = maps.is_outside[tissue] & is_stripped[:, None, None, None]
+    gone |= around[tissue] & is_tight[:, None, None, None]
+    return tissue.masked_fill(gone, 0), is_stripped
+
+
+def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: _Draw) -> Tensor:
+    """Draw the brightness of every tissue of every sample, and paint it: (B, K, H, W), about 0 to 1."""
+    count, tissues = len(tissue), len(maps.names)
+    mean = draw.uniform(count, tissues)
+    looks = torch.full((len(config.looks), tissues), torch.nan)
+    for row, look in enumerate(config.looks):
+        for column, name in enumerate(maps.names):
+            plain = name.removeprefix("left ").removeprefix("right ")
+            looks[row, column] = _LOOKS.get(look, {}).get(plain, torch.nan)
+    chosen = looks.to(draw.device)[draw.integers(count, len(config.looks))]  # (B, T)
+    typical = chosen + config.look_jitter * draw.normal(count, tissues)
+    mean = torch.where(chosen.isnan(), mean, typical).clamp(0.02, 1.1)
+    # both sides look alike, up to a little
+    first = torch.minimum(maps.mirrored, torch.arange(tissues, device=draw.device))
+    mean = mean[:, first] * (1 + 0.02 * draw.normal(count, tissues))
+    has_dark_air = draw.uniform(count) < 0.8
+    mean[:, 0] = torch.where(has_dark_air, 0.0, 0.2 * draw.uniform(count))
+    spread = draw.uniform(count, tissues, low=0.01, high=0.07)
+    spread[:, 0] *= ~has_dark_air
+    row = torch.arange(count, device=draw.device)[:, None, None, None]
+    return mean[row, tissue] + spread[row, tissue] * draw.normal(*tissue.shape)
+
+
+def _scan(slices: Tensor, is_stripped: Tensor, draw: _Draw) -> Tensor:
+    """Blur, lower the resolution, add a bias field, gamma and noise, normalise: (B, S, H, W)."""
+    count, _, height, width = slices.shape
+    slices = _blur(slices, draw.uniform(count, 2, low=0.05, high=1.1))
+    if draw.happens(0.3):
+        factor = draw.uniform(2, low=1.0, high=3.0).tolist()
+        small = (round(height / factor[0]), round(width / factor[1]))
+        slices = F.interpolate(slices, small, mode="area")
+        slices = F.interpolate(slices, (height, width), mode="bilinear")
+    strength = draw.uniform(count, 1, 1, 1, high=0.4)
+    bias = F.interpolate(draw.normal(count, 1, 4, 4) * strength, (height, width), mode="bicubic")
+    slices = slices.clamp_min(0) * bias.exp()
+    slices = slices.pow((0.25 * draw.normal(count, 1, 1, 1)).exp())
+    level = draw.uniform(count, 1, 1, 1, high=0.07)
+    noise = level * draw.normal(*slices.shape)
+    is_clean_air = is_stripped[:, None, None, None] & (slices < 0.02)
+    slices = (slices + noise.masked_fill(is_clean_air, 0)).abs()
+    return slices / bright_end(slices) * draw.uniform(count, 1, 1, 1, low=0.75, high=1.2)
+
+
+def bright_end(slices: Tensor) -> Tensor:
+    """Return a robust maximum (B, 1, 1, 1) of images (B, S, H, W): the 99.5th percentile of what isn't air."""
+    sparse = slices[:, :, ::3, ::3].flatten(1)  # (B, N)
+    ordered = sparse.sort(dim=1).values
+    is_air = ordered < 0.05 * ordered[:, -1:]
+    start = is_air.sum(1)
+    index = start + (0.995 * (sparse.shape[1] - 1 - start)).long()
+    return ordered.gather(1, index[:, None]).clamp_min(1e-3)[..., None, None]
+
+
+def _blur(slices: Tensor, sigma: Tensor) -> Tensor:
+    """Blur (B, S, H, W) by Gaussians of sigma (B, 2) pixels along rows and columns."""
+    count, depth, height, width = slices.shape
+    taps = torch.arange(-3, 4, device=slices.device)
+    kernel = torch.exp(-0.5 * (taps / sigma[..., None]) ** 2)  # (B, 2, 7)
+    kernel = (kernel / kernel.sum(2, keepdim=True)).repeat_interleave(depth, 0)[:, :, None]
+    flat = slices.reshape(1, count * depth, height, width)
+    flat = F.conv2d(flat, kernel[:, 0, :, :, None], padding=(3, 0), groups=count * depth)
+    flat = F.conv2d(flat, kernel[:, 1, :, None, :], padding=(0, 3), groups=count * depth)
+    return flat.reshape(slices.shape)

@@ -1,0 +1,43 @@
+"""What a dense model and a prompt have in common: a vector, whose product with a pixel's features
+is the prompt's logit in that pixel.
+
+Dimension key: B batch, D features a pixel, H W pixels, P prompts, S slices of a slab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Answers(NamedTuple):
+    """Prompts as a dense model knows them: `vectors` (P, D) and `biases` (P,)."""
+
+    vectors: Tensor
+    biases: Tensor
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits (B, P, H, W) of every prompt for pixel features (B, D, H, W)."""
+        products = torch.einsum("bdhw,pd->bphw", features, self.vectors.to(features.dtype))
+        return products + self.biases.to(products.dtype)[:, None, None]
+
+
+class DenseModel(Protocol):
+    """A network that looks at slabs once and then answers any number of prompts.
+
+    `slices` is S; height and width of a slab must be multiples of `stride`.
+    """
+
+    slices: int
+    stride: int
+
+    def features(self, slabs: Tensor) -> Tensor:
+        """Pixel features (B, D, H, W) of slabs (B, S + 3, H, W)."""
+        ...
+
+    def answers(self, prompts: Sequence[str]) -> Answers:
+        """Turn names of structures into what `features` is multiplied with."""
+        ...

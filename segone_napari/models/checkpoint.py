@@ -1,0 +1,204 @@
+"""Checkpoint folders: how a model is saved and loaded.
+
+A folder holds ``checkpoint.json`` (format version, system, parent, how it was trained, metrics),
+``vocabulary.json``, one folder a component with ``config.json`` and ``model.safetensors``, and
+``text/`` in transformers' format. Nothing pickled is ever opened. A folder is written under a
+temporary name and then renamed, so that it is whole or not there.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from segone_napari.data.vocabulary import Vocabulary
+from segone_napari.models.network import NetworkConfig
+from segone_napari.models.segone import SegOneModel
+from segone_napari.models.text import TextTower
+from segone_napari.models.unet import UNetConfig, UNetModel
+from segone_napari.runtime import BadCheckpoint
+
+FORMAT = 1
+BUNDLED = Path(__file__).resolve().parents[1] / "checkpoints"
+"""Where the checkpoints lie that come with the package, one folder a name."""
+
+_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_PACKAGES = ("torch", "transformers", "safetensors", "numpy")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``checkpoint.json`` says.
+
+    Attributes
+    ----------
+    system : the row of the systems' table that it belongs to.
+    parent : the checkpoint that it was trained further from, if any.
+    training : how it was trained: data, options, steps, seed, seconds.
+    metrics : what was measured on it, by name.
+    created : ISO time, UTC.
+    versions : of the packages that made it.
+    """
+
+    system: str
+    parent: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    created: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def resolve_checkpoint(name: str | Path | None, system: str) -> Path:
+    """Find a checkpoint folder: a path, the name of a bundled one, or the system's own default.
+
+    Raises
+    ------
+    BadCheckpoint
+        If there is no such folder.
+    """
+    if name is None:
+        name = system
+    path = Path(name)
+    folder = path if path.is_dir() else BUNDLED / path.name
+    if not folder.is_dir():
+        bundled = ", ".join(sorted(p.name for p in BUNDLED.glob("*"))) or "none"
+        raise BadCheckpoint(
+            f"no checkpoint {str(name)!r}; give a checkpoint folder or one of the bundled: {bundled}"
+        )
+    return folder
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``checkpoint.json``.
+
+    Raises
+    ------
+    BadCheckpoint
+        If it is missing or damaged, of an unknown format version, or stands beside pickles only.
+    """
+    file = folder / "checkpoint.json"
+    if not file.is_file():
+        pickles = [p.name for p in folder.rglob("*") if p.suffix in _PICKLED]
+        what = f"only pickled weights ({pickles[0]})" if pickles else "no checkpoint.json"
+        raise BadCheckpoint(
+            f"{folder} holds {what}; a checkpoint is a folder with checkpoint.json and "
+            "safetensors, and pickles are never opened"
+        )
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        version = document["format"]
+        if version != FORMAT:
+            raise BadCheckpoint(
+                f"{folder} has format version {version!r} and this program reads {FORMAT}; "
+                "update segone-napari"
+            )
+        known = Manifest.__dataclass_fields__
+        return Manifest(**{key: value for key, value in document.items() if key in known})
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadCheckpoint(f"{file} is damaged ({error}); copy the checkpoint anew") from error
+
+
+def save_checkpoint(
+    model: SegOneModel | UNetModel, vocabulary: Vocabulary, manifest: Manifest, folder: Path
+) -> None:
+    """Write a model to `folder`, in place of what was there, with weights as float16."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write_component(temporary, "network", _config_of(model), _network_weights(model))
+        if isinstance(model, SegOneModel):
+            model.tower.save(temporary / "text", half=True)
+        vocabulary.save(temporary / "vocabulary.json")
+        document = asdict(manifest) | {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        }
+        (temporary / "checkpoint.json").write_text(json.dumps(document, indent=2) + "\n")
+        temporary.chmod(0o755)
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`, which may exist."""
+    old = folder.with_name(f".{folder.name}-old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path) -> tuple[SegOneModel | UNetModel, Vocabulary, Manifest]:
+    """Read a model in float32 and evaluation mode, on the CPU.
+
+    Raises
+    ------
+    BadCheckpoint
+        If anything is missing, damaged, or doesn't fit together.
+    """
+    manifest = read_manifest(folder)
+    vocabulary = Vocabulary.load(folder / "vocabulary.json")
+    document, weights = _read_component(folder, "network")
+    try:
+        model: SegOneModel | UNetModel
+        if manifest.system == "segone":
+            model = SegOneModel(NetworkConfig(**document), TextTower.load(folder / "text"))
+        elif manifest.system == "unet":
+            model = UNetModel(UNetConfig(**document), vocabulary.class_names)
+        else:
+            raise BadCheckpoint(f"{folder} belongs to an unknown system, {manifest.system!r}")
+        missing = model.load_state_dict(weights, strict=False).missing_keys
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadCheckpoint(f"the network in {folder} doesn't fit its config: {error}") from error
+    missing = [key for key in missing if not key.startswith("tower.")]
+    if missing:
+        raise BadCheckpoint(f"{folder} lacks weights ({missing[0]}, …); copy it anew")
+    return model.eval(), vocabulary, manifest
+
+
+def _config_of(model: SegOneModel | UNetModel) -> dict[str, Any]:
+    return asdict(model.config)
+
+
+def _network_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        key: value.detach().to("cpu", torch.float16).contiguous()
+        for key, value in model.state_dict().items()
+        if not key.startswith("tower.")
+    }
+
+
+def _write_component(
+    folder: Path, name: str, config: dict[str, Any], weights: dict[str, torch.Tensor]
+) -> None:
+    target = folder / name
+    target.mkdir()
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_file(weights, target / "model.safetensors")
+
+
+def _read_component(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    try:
+        document = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / name / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BadCheckpoint(
+            f"{folder / name} is missing or damaged ({error}); copy the checkpoint anew"
+        ) from error
+    lists_to_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
+    return lists_to_tuples, {key: value.float() for key, value in weights.items()}

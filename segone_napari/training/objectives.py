@@ -1,0 +1,119 @@
+"""What training minimises: dense segmentation of all classes, and denoising of one prompt's mask.
+
+Dimension key: B batch, C classes, D features a pixel, H W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segone_napari.models.answers import Answers
+from segone_napari.models.network import ImageFeatures, Phase
+from segone_napari.models.schedule import NoiseSchedule
+from segone_napari.models.segone import SegOneModel, prompt_logit
+
+SMOOTH = 1.0
+
+
+def dense_loss(features: Tensor, answers: Answers, labels: Tensor) -> Tensor:
+    """Cross-entropy plus soft Dice over all classes.
+
+    Parameters
+    ----------
+    features : (B, D, H, W) pixel features.
+    answers : the C classes, in the order of their indices.
+    labels : (B, H, W) int64 class indices.
+    """
+    logits = answers.logits(features).float()  # (B, C, H, W)
+    log_probability = logits.log_softmax(1)
+    cross_entropy = F.nll_loss(log_probability, labels)
+    probability = log_probability.exp()
+    truth = F.one_hot(labels, logits.shape[1]).permute(0, 3, 1, 2)  # (B, C, H, W)
+    overlap = probability.gather(1, labels[:, None])  # (B, 1, H, W)
+    hits = torch.zeros(logits.shape[1], device=labels.device).index_add(
+        0, labels.flatten(), overlap.flatten()
+    )  # (C,)
+    truth_size, size = truth.sum((0, 2, 3)), probability.sum((0, 2, 3))
+    dice = (2 * hits + SMOOTH) / (size + truth_size + SMOOTH)
+    is_present = truth_size > 0
+    is_present[0] = False
+    return cross_entropy + 1 - dice[is_present].mean() if is_present.any() else cross_entropy
+
+
+def draw_phase(generator: torch.Generator) -> Phase:
+    """Choose every second row and column at random: a quarter of the pixels stands for all."""
+    row, column = torch.randint(2, (2,), generator=generator, device=generator.device).tolist()
+    return row, column
+
+
+def at_phase(image: Tensor, phase: Phase) -> Tensor:
+    """Every second row and column of (..., H, W)."""
+    return image[..., phase[0] :: 2, phase[1] :: 2]
+
+
+def diffusion_loss(
+    model: SegOneModel,
+    schedule: NoiseSchedule,
+    seen: ImageFeatures,
+    answers: Answers,
+    labels: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """Predict x_0 of one structure a sample from its noisy mask: cross-entropy plus soft Dice.
+
+    `seen` is of B slabs, `labels` (B, H, W) their classes, `answers` all C classes. A structure
+    of the slice is chosen for each sample, or, one time in eight, one that may be absent. One
+    time in three some of the mask is known.
+    """
+    count, height, width = labels.shape
+    device = labels.device
+    chosen = _choose_classes(labels, len(answers.biases), generator)  # (B,)
+    truth = labels == chosen[:, None, None]
+    x_0 = truth[:, None].float() * 2 - 1  # (B, 1, H, W)
+    t = torch.randint(schedule.steps, (count,), generator=generator, device=device)
+    noise = torch.randn(x_0.shape, generator=generator, device=device)
+    known = _reveal(x_0, generator)
+    x_t = torch.where(known != 0, known, schedule.add_noise(x_0, noise, t))
+    prompt = Answers(answers.vectors[chosen], answers.biases[chosen])
+    share = t.float() / schedule.last
+    phase = draw_phase(generator)
+    features = model.denoise(seen, share, torch.cat([x_t, known], dim=1), prompt, phase)
+    logits = answers.logits(features).float()  # (B, C, H/2, W/2)
+    members = F.one_hot(chosen, len(answers.biases)).bool()
+    logit = prompt_logit(logits, members)  # (B, H/2, W/2)
+    target = at_phase(truth, phase).float()
+    cross_entropy = F.binary_cross_entropy_with_logits(logit, target)
+    probability = logit.sigmoid()
+    overlap = (probability * target).sum((1, 2))
+    size = (probability + target).sum((1, 2))
+    return cross_entropy + 1 - ((2 * overlap + SMOOTH) / (size + SMOOTH)).mean()
+
+
+def _choose_classes(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+    """Choose a class index (B,) for each sample, most often one that its slice shows."""
+    present = torch.zeros(len(labels), classes, device=labels.device)
+    present.scatter_(1, labels.flatten(1), 1.0)
+    present[:, 0] = 0
+    nothing = present.sum(1, keepdim=True) == 0
+    anything = torch.ones_like(present)
+    anything[:, 0] = 0
+    draw = torch.rand(len(labels), 1, generator=generator, device=labels.device)
+    weights = torch.where(nothing | (draw < 1 / 8), anything, present)
+    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+
+
+def _reveal(x_0: Tensor, generator: torch.Generator) -> Tensor:
+    """Return what is known of masks (B, 1, H, W): -1, 1, or 0 where unknown; most often nothing."""
+    count, _, height, width = x_0.shape
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=x_0.device)
+
+    rows = torch.linspace(0, 1, height, device=x_0.device)[None, :, None]
+    columns = torch.linspace(0, 1, width, device=x_0.device)[None, None, :]
+    at, size = draw(count, 2, 1, 1), 0.05 + 0.4 * draw(count, 2, 1, 1)
+    is_in_box = ((rows - at[:, 0]).abs() < size[:, 0]) & ((columns - at[:, 1]).abs() < size[:, 1])
+    is_shown = is_in_box & (draw(count, 1, 1) < 1 / 3)
+    return x_0 * is_shown[:, None]
