@@ -119,9 +119,16 @@ class LayerImage:
 
     @cached_property
     def volume(self) -> Volume:
-        """The volume on its own grid. Lazy data are loaded here, so ask for it in a worker."""
-        stored = self.layout.to_stored(np.asarray(self.data))
-        return Volume(stored, self.grid, self.name, self.warnings)
+        """The volume on its own grid. Lazy data are loaded here, so ask for it in a worker.
+
+        Raises
+        ------
+        BadInput
+            If every voxel has the same value.
+        """
+        data, more_warnings = _usable(np.asarray(self.data), self.name)
+        stored = self.layout.to_stored(data)
+        return Volume(stored, self.grid, self.name, (*self.warnings, *more_warnings))
 
     @property
     def world_axes(self) -> str:
@@ -328,7 +335,7 @@ def edge_letters(viewer: Any, world_axes: str) -> Mapping[Edge, str]:
     row_axis, column_axis = (axis - offset for axis in viewer.dims.displayed)
     if min(row_axis, column_axis) < 0:
         return {}
-    vertical, horizontal = (str(direction) for direction in viewer.camera.orientation2d)
+    vertical, horizontal = (str(direction) for direction in viewer.scene.camera.orientation2d)
     down, right = world_axes[row_axis], world_axes[column_axis]
     if vertical == "up":
         down = OPPOSITE[down]
@@ -355,8 +362,26 @@ def _check_layer(layer: NapariLayer) -> None:
         )
     if 0 in shape:
         raise BadInput(f"the layer '{layer.name}' is empty (shape {shape}); open a 3-D MRI")
-    if np.issubdtype(layer.data.dtype, np.complexfloating):
-        raise BadInput(f"the layer '{layer.name}' is complex; use its magnitude")
+
+
+def _usable(data: NDArray[Any], name: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """The data with the lowest value for what is not a number, and what to say about it.
+
+    A reader has seen to this in a file; here it is for layers that other programs made.
+    """
+    warnings: tuple[str, ...] = ()
+    if np.issubdtype(data.dtype, np.floating):
+        is_finite = np.isfinite(data)
+        bad = data.size - int(np.count_nonzero(is_finite))
+        if bad:
+            lowest = data[is_finite].min() if bad < data.size else np.zeros((), data.dtype)
+            data = np.where(is_finite, data, lowest)
+            warnings = (f"{bad} voxels of '{name}' are NaN or infinite; they count as background",)
+    if data.min() == data.max():
+        raise BadInput(
+            f"the layer '{name}' shows nothing: every voxel is {data.flat[0]}; choose another image"
+        )
+    return data, warnings
 
 
 def _assumed_grid(layer: NapariLayer) -> Grid:

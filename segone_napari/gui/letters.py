@@ -14,7 +14,7 @@ _POSITIONS: dict[Edge, str] = {
     "left": "middle_left",
     "right": "middle_right",
 }
-_FULL = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "top", "I": "bottom"}
+_FULL = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "head", "I": "feet"}
 
 
 class EdgeLetters:
@@ -55,7 +55,7 @@ def _words(letters: Any) -> str:
     arrows = {"left": "◂", "right": "▸", "top": "▴", "bottom": "▾"}
     for edge, letter in letters.items():
         if letter == "L":
-            return f"The patient's left is on the {edge} of the screen {arrows[edge]}"
+            return f"The patient's left is on the {edge} {arrows[edge]}"
     if letters:
-        return f"Seen from the side: the patient's {_FULL[letters['left']]} is on the left"
-    return "3-D view: the letters are shown in 2-D only"
+        return f"Seen from the side: {_FULL[letters['left']]} on the left ◂"
+    return "3-D view: which side is left is shown in 2-D"

@@ -45,6 +45,7 @@ class Row(QFrame):
         self.is_found = False
         self.is_final = False
         self.setObjectName("row")
+        self.setMinimumHeight(38)  # so that nothing jumps when the answer comes
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self._swatch = QLabel()
         self._swatch.setObjectName("swatch")
@@ -71,7 +72,8 @@ class Row(QFrame):
         """Say that an answer is on its way."""
         self._title.setText(prompt)
         self._ml.setText("…")
-        self._confidence.setText("")
+        self._confidence.clear()
+        self._confidence.setVisible(False)
         self._set_note("")
         self._set_colour(None)
         self._eye.setVisible(False)
@@ -97,7 +99,7 @@ class Row(QFrame):
             self._confidence.setText(confidence)
         else:
             self._ml.setText(f"not found ({confidence})")
-            self._confidence.setText("")
+        self._confidence.setVisible(result.found)
         self._set_colour(result.colour if result.found else None)
         self._eye.setVisible(result.found)
         self._set_note(_note(result, link_colour))
@@ -205,7 +207,7 @@ class Rows(QWidget):
         """Take a row away."""
         self._rows.remove(row)
         self._layout.removeWidget(row)
-        row.hide()
+        row.setParent(None)
         row.deleteLater()
 
     def keep(self, rows: Sequence[Row]) -> None:

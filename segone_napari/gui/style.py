@@ -5,7 +5,7 @@ from __future__ import annotations
 from napari.utils.theme import get_theme
 
 _SHEET = """
-QLabel#header, QLabel#sides, QLabel#status, QLabel#preset_label, QLabel#image_label {{
+QLabel#header, QLabel#sides, QLabel#status, QLabel#image_label {{
     color: {muted};
 }}
 QLabel#sides {{ color: {text}; }}

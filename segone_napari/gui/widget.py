@@ -16,10 +16,9 @@ import numpy as np
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QKeySequence, QShortcut  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import (
     QComboBox,
-    QGridLayout,
     QHBoxLayout,
     QLabel,
     QProgressBar,
@@ -69,8 +68,11 @@ class SegOneWidget(QWidget):
         self._engine = Engine(make_session, self)
         self._letters = EdgeLetters(napari_viewer)
         self._image: Image | None = None
-        self._values: LayerImage | None = None
-        self._answers: dict[Any, list[Answer]] = {}  # by the image layer's unique_id
+        self._values: LayerImage | None = None  # what is in the chosen image
+        # By the image layer's unique_id: one volume each as long as nothing in it changes, so
+        # that a session recognises it, and what was answered about it.
+        self._known: dict[Any, LayerImage] = {}
+        self._answers: dict[Any, list[Answer]] = {}
         self._number = 0
         self._is_working = False
         self._unfinished: list[Labels] = []  # layers that show one slice only
@@ -118,6 +120,13 @@ class SegOneWidget(QWidget):
             raise BadInput("there is no image to show results on; open an MRI first")
         self._show_answers([layers.answer(self._values, result) for result in results])
 
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Cancel by Esc, which the prompt line doesn't use itself."""
+        if event is not None and event.key() == Qt.Key.Key_Escape and self._is_working:
+            self.cancel()
+        else:
+            super().keyPressEvent(event)
+
     # Building ------------------------------------------------------------------------------
 
     def _build(self) -> None:
@@ -150,20 +159,14 @@ class SegOneWidget(QWidget):
         self._set_working(False)
 
     def _lay_out(self) -> None:
-        image_label, preset_label = (
-            _buddy("image", "Image", self._chooser),
-            _buddy("preset", "Preset", self._preset),
-        )
-        top = QGridLayout()
-        top.setColumnStretch(1, 1)
-        top.addWidget(image_label, 0, 0)
-        top.addWidget(self._chooser, 0, 1)
-        top.addWidget(preset_label, 0, 2)
-        top.addWidget(self._preset, 0, 3)
+        top = QHBoxLayout()
+        top.addWidget(_buddy("image", "Image", self._chooser))
+        top.addWidget(self._chooser, 1)
         line = QHBoxLayout()
         line.addWidget(self._prompt, 1)
         line.addWidget(self._segment)
         work = QHBoxLayout()
+        work.addWidget(self._preset)
         work.addWidget(self._progress, 1)
         work.addWidget(self._cancel)
         for widget in (self._progress, self._cancel):  # so that nothing jumps when work begins
@@ -193,14 +196,12 @@ class SegOneWidget(QWidget):
         self._prompt.returnPressed.connect(self.segment)
         self._segment.clicked.connect(self.segment)
         self._cancel.clicked.connect(self.cancel)
-        escape = QShortcut(QKeySequence(Qt.Key.Key_Escape), self)
-        escape.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-        escape.activated.connect(self.cancel)
         self._chooser.activated.connect(self._on_chosen)
         self._engine.started.connect(self._on_started)
         self._engine.previewed.connect(self._on_previewed)
         self._engine.progressed.connect(self._on_progressed)
         self._engine.answered.connect(self._on_answered)
+        self._engine.warned.connect(self._on_warned)
         self._engine.failed.connect(self._on_failed)
         self._engine.device_known.connect(self._on_device_known)
         viewer = self._viewer
@@ -211,7 +212,7 @@ class SegOneWidget(QWidget):
             (viewer.dims.events.order, self._refresh_sides),
             (viewer.dims.events.ndisplay, self._refresh_sides),
             (viewer.dims.events.ndim, self._refresh_sides),
-            (viewer.camera.events.orientation, self._refresh_sides),
+            (viewer.scene.camera.events.orientation, self._refresh_sides),
             (viewer.events.theme, self._restyle),
         ]
         for event, callback in listeners:
@@ -239,21 +240,18 @@ class SegOneWidget(QWidget):
         layer = event.value
         if layer in self._unfinished:
             self._unfinished.remove(layer)
+        self._forget(layer)
         if layer is self._image:
-            self._stop_asking()
-            self._forget_values()
-            self._answers.pop(layer.unique_id, None)
             self._choose(None)
         self._refresh_images()
         if isinstance(layer, Labels) and not self._is_working:
             self._show_rows(self._found())
 
     def _on_data_changed(self, event: Any) -> None:
-        image = self._image
-        if image is not None and event.source is image:
+        image = event.source
+        self._forget(image)
+        if image is self._image:
             self._stop_asking()
-            self._forget_values()
-            self._answers.pop(image.unique_id, None)
             self._choose(image)
             self._status.setText("The image has changed")
 
@@ -304,7 +302,7 @@ class SegOneWidget(QWidget):
     def _read(self, image: Image) -> LayerImage:
         """The image's values; the same object as long as the layer says the same."""
         values = layers.read_layer(image)
-        old = self._values
+        old = self._known.get(image.unique_id)
         if (
             old is not None
             and old.data is values.data
@@ -312,12 +310,14 @@ class SegOneWidget(QWidget):
             and old.grid.is_same_as(values.grid)
         ):
             return old
+        self._known[image.unique_id] = values
         return values
 
-    def _forget_values(self) -> None:
-        if self._values is not None:
-            self._engine.forget(self._values)
-        self._values = None
+    def _forget(self, image: Any) -> None:
+        values = self._known.pop(image.unique_id, None)
+        if values is not None:
+            self._engine.forget(values)
+        self._answers.pop(image.unique_id, None)
 
     def _refresh_header(self) -> None:
         values, image = self._values, self._image
@@ -394,6 +394,10 @@ class SegOneWidget(QWidget):
     def _on_device_known(self, device: str) -> None:
         self._device = device
         self._refresh_header()
+
+    def _on_warned(self, number: int, words: str) -> None:
+        if not self._is_outdated(number):
+            show_warning(words)
 
     def _on_failed(self, number: int, error: Exception) -> None:
         if self._is_outdated(number):

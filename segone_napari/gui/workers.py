@@ -71,6 +71,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
     previewed : list of `Answer` for the slice on screen.
     progressed : steps done, steps in all.
     answered : list of `Answer`, in the order of the prompts.
+    warned : a sentence about the image that a person must see.
     failed : the exception.
     device_known : (no number) where the work runs, such as "CPU".
     """
@@ -79,6 +80,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
     previewed = Signal(int, object)
     progressed = Signal(int, int, int)
     answered = Signal(int, object)
+    warned = Signal(int, str)
     failed = Signal(int, object)
     device_known = Signal(str)
 
@@ -149,6 +151,8 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
     def _segment(self, session: Segmenter, request: Request) -> None:
         volume = request.image.volume
         is_new = volume not in self._seen
+        for warning in volume.warnings[len(request.image.warnings) :] if is_new else ():
+            self._tell(self.warned, request.number, warning)
         self._tell(
             self.started,
             request.number,
@@ -174,7 +178,8 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
             raise Cancelled
 
     def _forget(self, image: LayerImage) -> None:
-        if self._session is not None:
+        # An image that was never loaded was never encoded either.
+        if self._session is not None and "volume" in vars(image):
             self._session.forget(image.volume)
 
     def _find_device(self) -> None:

@@ -1,0 +1,141 @@
+"""A head made of two bright balls, and a system that finds them by threshold and affine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from segone_napari.runtime import Progress, no_progress
+from segone_napari.systems.base import Result
+from segone_napari.volume import Volume
+
+SHAPE = (34, 40, 30)
+BALLS = {"left": ((-11.0, 4.0, 3.0), 5.0), "right": ((11.0, 4.0, 3.0), 7.0)}
+
+
+def head(affine: np.ndarray | None = None, shape: tuple[int, int, int] = SHAPE) -> Volume:
+    """A dim head with a small bright ball on the left and a larger one on the right."""
+    if affine is None:
+        affine = nib.affines.from_matvec(np.eye(3), -(np.array(shape) - 1) / 2)
+    index = np.indices(shape).reshape(3, -1).T
+    world = nib.affines.apply_affine(affine, index)
+    data = np.where(np.linalg.norm(world / (16.0, 19.0, 14.0), axis=1) < 1, 100.0, 0.0)
+    for centre, radius in BALLS.values():
+        data[np.linalg.norm(world - np.array(centre), axis=1) < radius] = 200.0
+    return Volume.from_affine(data.reshape(shape).astype(np.float32), affine, "head.nii.gz")
+
+
+class ThresholdSegmenter:
+    """Answers "left ball", "right ball" and "balls"; everything else is not found.
+
+    `gate`, when given, holds the work up at every step until it is set.
+    """
+
+    def __init__(self, steps: int = 4, gate: threading.Event | None = None):
+        self.steps = steps
+        self.gate = gate
+        self.asked: list[tuple[str, ...]] = []
+        self.previewed: list[tuple[int, int]] = []
+        self.images: list[Volume] = []
+        self.forgotten: list[Volume | None] = []
+        self.threads: set[int] = set()
+        self.has_begun = threading.Event()
+        self.has_ended = threading.Event()
+        self.error: Exception | None = None
+
+    def segment(
+        self, image: Volume, prompts: Sequence[str], *, progress: Progress = no_progress
+    ) -> list[Result]:
+        self.has_ended.clear()
+        self.has_begun.set()
+        try:
+            self.threads.add(threading.get_ident())
+            self.asked.append(tuple(prompts))
+            self.images.append(image)
+            for step in range(self.steps):
+                progress(step, self.steps)
+                while self.gate is not None and not self.gate.wait(0.02):
+                    progress(step, self.steps)
+            if self.error is not None:
+                raise self.error
+            return [self._answer(image, prompt) for prompt in prompts]
+        finally:
+            self.has_ended.set()
+
+    def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
+        self.previewed.append((axis, index))
+        box = [slice(0, n) for n in image.grid.shape]
+        box[axis] = slice(index, index + 1)
+        return [self._answer(image, prompt, tuple(box)) for prompt in prompts]
+
+    def forget(self, image: Volume | None = None) -> None:
+        self.forgotten.append(image)
+
+    def _answer(self, image: Volume, prompt: str, box: Any = None) -> Result:
+        box = box or tuple(slice(0, n) for n in image.grid.shape)
+        side = prompt.split()[0] if prompt.split()[0] in BALLS else None
+        is_ball = prompt.endswith(("ball", "balls"))
+        mask = np.asarray(image.data, dtype=np.float32) > 150
+        index = np.indices(image.grid.shape).reshape(3, -1).T
+        x = nib.affines.apply_affine(image.affine, index)[:, 0].reshape(image.grid.shape)
+        if side is not None:
+            mask &= x < 0 if side == "left" else x > 0
+        inside = mask[box] & is_ball
+        return Result(
+            prompt=prompt,
+            resolved=prompt if is_ball else None,
+            side=side,
+            grid=image.grid,
+            box=box,
+            probability=inside.astype(np.float16),
+            found=bool(inside.any()),
+            confidence=0.91 if inside.any() else 0.03,
+            seconds=0.1,
+            colour=(10, 200, 30) if side == "left" else (200, 30, 10),
+            suggestions=() if is_ball else ("left ball",),
+        )
+
+
+@pytest.fixture
+def segmenter() -> ThresholdSegmenter:
+    return ThresholdSegmenter()
+
+
+@pytest.fixture
+def open_widget(
+    make_napari_viewer: Callable[..., Any], segmenter: ThresholdSegmenter
+) -> Callable[..., tuple[Any, Any]]:
+    """Dock the widget in a real viewer: ``open_widget(volume) -> (viewer, widget)``."""
+    from segone_napari.gui.layers import image_layer_data
+    from segone_napari.gui.widget import SegOneWidget
+
+    def open_it(volume: Volume | None = None) -> tuple[Any, Any]:
+        viewer = make_napari_viewer(show=True)
+        if volume is not None:
+            data, arguments, _ = image_layer_data(volume)
+            viewer.add_image(data, **arguments)
+        widget = SegOneWidget(viewer, make_session=lambda preset: segmenter)
+        viewer.window.add_dock_widget(widget, name="SegOne", area="right")
+        return viewer, widget
+
+    return open_it
+
+
+@pytest.fixture
+def notifications() -> Any:
+    """What napari told the person, in order: (severity, words)."""
+    from napari.utils.notifications import notification_manager
+
+    told: list[tuple[str, str]] = []
+
+    def listen(event: Any) -> None:
+        told.append((str(event.severity), event.message))
+
+    notification_manager.notification_ready.connect(listen)
+    yield told
+    notification_manager.notification_ready.disconnect(listen)

@@ -1,0 +1,459 @@
+"""The widget in a real viewer, used as a person would use it."""
+
+import threading
+
+import numpy as np
+import pytest
+from napari.layers import Labels
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QProgressBar, QPushButton, QWidget
+
+from segone_napari.gui.layers import volume_of
+from segone_napari.runtime import BadInput
+
+from .conftest import ThresholdSegmenter, head
+
+PATIENCE_MS = 20_000
+
+
+def child(widget, kind, name):
+    found = widget.findChild(kind, name)
+    assert found is not None, name
+    return found
+
+
+def ask(qtbot, widget, text: str) -> None:
+    """Type into the prompt line and press Enter."""
+    line = child(widget, QLineEdit, "prompt")
+    line.clear()
+    qtbot.keyClicks(line, text)
+    qtbot.keyClick(line, Qt.Key.Key_Return)
+
+
+def is_idle(widget) -> bool:
+    return child(widget, QPushButton, "cancel").isHidden()
+
+
+def ask_and_wait(qtbot, widget, text: str) -> None:
+    ask(qtbot, widget, text)
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=PATIENCE_MS)
+
+
+def row_texts(widget) -> list[str]:
+    results = child(widget, QWidget, "results")
+    return [
+        " ".join(label.text() for label in row.findChildren(QLabel) if label.text())
+        for row in results.findChildren(QWidget, "row")
+    ]
+
+
+def labels_of(viewer) -> list[Labels]:
+    return [layer for layer in viewer.layers if isinstance(layer, Labels)]
+
+
+@pytest.fixture
+def gate(segmenter):
+    """Holds the work up until it is set."""
+    segmenter.gate = threading.Event()
+    yield segmenter.gate
+    segmenter.gate.set()
+
+
+def test_typed_prompts_become_layers_over_the_image(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball; right ball")
+    image, left, right = viewer.layers
+    assert (left.name, right.name) == ("left ball", "right ball")
+    for layer in (left, right):
+        np.testing.assert_array_equal(layer.scale, image.scale)
+        np.testing.assert_array_equal(layer.translate, image.translate)
+        np.testing.assert_array_equal(layer.affine.affine_matrix, image.affine.affine_matrix)
+        assert layer.units == image.units
+        np.testing.assert_array_equal(layer.metadata["affine"], image.metadata["affine"])
+    np.testing.assert_allclose(left.get_color(1)[:3], np.array([10, 200, 30]) / 255, atol=0.01)
+
+
+def test_layer_has_the_voxels_that_the_session_answers(qtbot, open_widget) -> None:
+    volume = head()
+    viewer, widget = open_widget(volume)
+    ask_and_wait(qtbot, widget, "left ball")
+    (result,) = ThresholdSegmenter().segment(volume, ["left ball"])
+    shown = volume_of_labels(viewer.layers["left ball"])
+    np.testing.assert_array_equal(shown, result.mask.data)
+    assert shown.sum() > 100
+
+
+def volume_of_labels(layer) -> np.ndarray:
+    from segone_napari.gui.layers import volume_from_attributes
+
+    return volume_from_attributes(layer.data, {"metadata": layer.metadata, "name": layer.name}).data
+
+
+def test_rows_say_millilitres_confidence_and_not_found(qtbot, open_widget) -> None:
+    _, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball; elephant")
+    ball, elephant = row_texts(widget)
+    voxels = ThresholdSegmenter().segment(head(), ["left ball"])[0].volume_ml
+    assert "left ball" in ball
+    assert f"{voxels:.2f} mL" in ball
+    assert ".91" in ball
+    assert "not found (.03)" in elephant
+    assert "left ball" in elephant  # suggested
+
+
+def test_suggestion_can_be_clicked(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "elephant")
+    row = child(widget, QWidget, "row")
+    child(row, QLabel, "note").linkActivated.emit("left ball")
+    qtbot.waitUntil(lambda: "left ball" in viewer.layers, timeout=PATIENCE_MS)
+
+
+def test_slice_on_screen_comes_first(qtbot, open_widget, segmenter, gate) -> None:
+    viewer, widget = open_widget(head())
+    viewer.dims.set_point(0, -3.5)
+    ask(qtbot, widget, "left ball")
+    qtbot.waitUntil(lambda: "left ball" in viewer.layers, timeout=PATIENCE_MS)
+    layer = viewer.layers["left ball"]
+    slices = np.flatnonzero(layer.data.any(axis=(1, 2)))
+    assert slices.tolist() == [round(layer.world_to_data(viewer.dims.point)[0])]
+    assert not is_idle(widget)
+    gate.set()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=PATIENCE_MS)
+    assert len(labels_of(viewer)) == 1
+    assert np.count_nonzero(viewer.layers["left ball"].data.any(axis=(1, 2))) > 5
+    # The head is stored as RAS: an axial slice is a slice of the third array axis.
+    assert segmenter.previewed[0][0] == 2
+
+
+def test_window_stays_alive_while_working(qtbot, open_widget, segmenter, gate) -> None:
+    _, widget = open_widget(head())
+    ticks: list[int] = []
+    timer = QTimer()
+    timer.timeout.connect(lambda: ticks.append(1))
+    timer.start(5)
+    ask(qtbot, widget, "left ball")
+    qtbot.waitUntil(lambda: segmenter.has_begun.is_set() and len(ticks) > 20, timeout=PATIENCE_MS)
+    assert threading.get_ident() not in segmenter.threads
+    timer.stop()
+    gate.set()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=PATIENCE_MS)
+
+
+def test_progress_is_the_number_of_steps(qtbot, open_widget, segmenter, gate) -> None:
+    segmenter.steps = 7
+    _, widget = open_widget(head())
+    bar = child(widget, QProgressBar, "progress")
+    ask(qtbot, widget, "left ball")
+    qtbot.waitUntil(lambda: bar.maximum() == 7, timeout=PATIENCE_MS)
+    assert bar.text().startswith("0/7")
+    gate.set()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=PATIENCE_MS)
+
+
+@pytest.mark.parametrize("by", ["button", "escape"])
+def test_cancel_stops_the_work_and_takes_the_half_done_away(
+    qtbot, open_widget, segmenter, gate, by
+) -> None:
+    viewer, widget = open_widget(head())
+    viewer.dims.set_point(0, -3.5)
+    ask(qtbot, widget, "left ball")
+    qtbot.waitUntil(lambda: "left ball" in viewer.layers, timeout=PATIENCE_MS)
+    qtbot.waitUntil(segmenter.has_begun.is_set, timeout=PATIENCE_MS)
+    if by == "button":
+        qtbot.mouseClick(child(widget, QPushButton, "cancel"), Qt.MouseButton.LeftButton)
+    else:
+        widget.window().activateWindow()
+        child(widget, QLineEdit, "prompt").setFocus()
+        qtbot.keyClick(child(widget, QLineEdit, "prompt"), Qt.Key.Key_Escape)
+    assert is_idle(widget)
+    assert segmenter.has_ended.wait(5)
+    assert not labels_of(viewer)
+    assert row_texts(widget) == []
+    gate.set()
+    ask_and_wait(qtbot, widget, "right ball")
+    assert [layer.name for layer in labels_of(viewer)] == ["right ball"]
+
+
+def test_answer_is_dropped_when_the_image_is_removed(qtbot, open_widget, segmenter, gate) -> None:
+    viewer, widget = open_widget(head())
+    ask(qtbot, widget, "left ball")
+    qtbot.waitUntil(segmenter.has_begun.is_set, timeout=PATIENCE_MS)
+    viewer.layers.remove(viewer.layers["head.nii.gz"])
+    gate.set()
+    assert segmenter.has_ended.wait(5)
+    qtbot.wait(100)
+    assert len(viewer.layers) == 0
+    # The memory of the image is given back.
+    qtbot.waitUntil(lambda: segmenter.forgotten == segmenter.images, timeout=PATIENCE_MS)
+
+
+def test_answer_is_dropped_when_another_image_is_chosen(
+    qtbot, open_widget, segmenter, gate
+) -> None:
+    viewer, widget = open_widget(head())
+    first = viewer.layers[0]
+    other = viewer.add_image(np.asarray(first.data), name="other", metadata=first.metadata)
+    viewer.layers.selection.active = first
+    ask(qtbot, widget, "left ball")
+    qtbot.waitUntil(segmenter.has_begun.is_set, timeout=PATIENCE_MS)
+    viewer.layers.selection.active = other
+    assert child(widget, QComboBox, "image").currentText() == "other"
+    gate.set()
+    assert segmenter.has_ended.wait(5)
+    qtbot.wait(100)
+    assert not labels_of(viewer)
+
+
+def test_answer_is_dropped_when_the_image_gets_other_data(
+    qtbot, open_widget, segmenter, gate
+) -> None:
+    viewer, widget = open_widget(head())
+    ask(qtbot, widget, "left ball")
+    qtbot.waitUntil(segmenter.has_begun.is_set, timeout=PATIENCE_MS)
+    image = viewer.layers["head.nii.gz"]
+    image.data = np.asarray(image.data)[::-1].copy()
+    gate.set()
+    assert segmenter.has_ended.wait(5)
+    qtbot.wait(100)
+    assert not labels_of(viewer)
+    ask_and_wait(qtbot, widget, "left ball")
+    assert segmenter.images[-1] is not segmenter.images[0]
+
+
+def test_newer_prompt_replaces_the_one_that_runs(qtbot, open_widget, segmenter, gate) -> None:
+    viewer, widget = open_widget(head())
+    ask(qtbot, widget, "left ball")
+    qtbot.waitUntil(segmenter.has_begun.is_set, timeout=PATIENCE_MS)
+    gate.set()
+    ask_and_wait(qtbot, widget, "right ball")
+    assert [layer.name for layer in labels_of(viewer)] == ["right ball"]
+
+
+def test_image_is_handed_over_as_the_same_volume_every_time(qtbot, open_widget, segmenter) -> None:
+    _, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    ask_and_wait(qtbot, widget, "right ball")
+    assert segmenter.images[0] is segmenter.images[1]
+
+
+def test_same_prompt_again_updates_its_layer(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    ask_and_wait(qtbot, widget, "left ball")
+    assert len(labels_of(viewer)) == 1
+    assert len(row_texts(widget)) == 1
+
+
+def test_strokes_of_a_person_are_never_painted_over(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    painted = viewer.layers["left ball"]
+    painted.paint((2, 2, 2), 1)
+    mine = painted.data.copy()
+    ask_and_wait(qtbot, widget, "left ball")
+    np.testing.assert_array_equal(painted.data, mine)
+    assert painted.name == "left ball (edited)"
+    assert viewer.layers["left ball"] is not painted
+
+
+def test_layer_of_the_same_name_that_is_not_ours_is_left_alone(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    theirs = viewer.add_labels(np.ones(viewer.layers[0].data.shape, np.uint8), name="left ball")
+    ask_and_wait(qtbot, widget, "left ball")
+    assert (theirs.data == 1).all()
+    assert len(labels_of(viewer)) == 2
+
+
+def test_click_on_a_row_selects_its_layer_and_goes_to_it(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball; right ball")
+    viewer.dims.set_point(0, -13)
+    row = child(widget, QWidget, "results").findChildren(QWidget, "row")[0]
+    qtbot.mouseClick(row, Qt.MouseButton.LeftButton)
+    layer = viewer.layers["left ball"]
+    assert viewer.layers.selection.active is layer
+    index = round(layer.world_to_data(viewer.dims.point)[0])
+    counts = layer.data.sum(axis=(1, 2))
+    assert counts[index] == counts.max()
+
+
+def test_row_hides_and_shows_its_layer(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    eye = child(widget, QWidget, "show")
+    qtbot.mouseClick(eye, Qt.MouseButton.LeftButton)
+    assert not viewer.layers["left ball"].visible
+    viewer.layers["left ball"].visible = True
+    assert eye.isChecked()
+
+
+def test_row_goes_when_its_layer_is_deleted(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball; right ball")
+    viewer.layers.remove(viewer.layers["left ball"])
+    (left_over,) = row_texts(widget)
+    assert "right ball" in left_over
+
+
+def test_outline_that_is_elsewhere_is_brought_into_view(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    viewer.dims.set_point(0, -13)
+    ask_and_wait(qtbot, widget, "left ball")
+    layer = viewer.layers["left ball"]
+    assert layer.data[round(layer.world_to_data(viewer.dims.point)[0])].any()
+
+
+def test_header_says_spacing_orientation_and_side(qtbot, open_widget) -> None:
+    _, widget = open_widget(head())
+    header = child(widget, QLabel, "header")
+    assert "1 × 1 × 1 mm · RAS" in header.text()
+    assert "left is on the right" in child(widget, QLabel, "sides").text()
+    assert child(widget, QLabel, "warning").isHidden()
+    qtbot.waitUntil(lambda: header.text().endswith(("CPU", "GB", "GPU")), timeout=PATIENCE_MS)
+
+
+def test_letters_on_the_canvas_follow_the_axes(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    assert {k: o.text for k, o in letters(viewer).items()} == {
+        "top": "A", "bottom": "P", "left": "R", "right": "L",
+    }  # fmt: skip
+    viewer.dims.order = (2, 0, 1)
+    assert letters(viewer)["left"].text == "A"
+    assert "front on the left" in child(widget, QLabel, "sides").text()
+
+
+def letters(viewer):
+    overlays = viewer.canvas.overlays
+    return {edge: overlays[f"segone_{edge}"] for edge in ("top", "bottom", "left", "right")}
+
+
+def test_unknown_sides_are_said_and_never_guessed_silently(qtbot, open_widget) -> None:
+    viewer, widget = open_widget()
+    viewer.add_image(np.random.default_rng(0).random((8, 9, 10)), name="array")
+    warning = child(widget, QLabel, "warning")
+    assert not warning.isHidden()
+    assert "NOT KNOWN" in warning.text()
+    assert letters(viewer)["right"].text == "L?"
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "words"),
+    [
+        ((8, 9), {}, "2 dimensions"),
+        ((3, 8, 9, 10), {}, "4 dimensions"),
+        ((8, 9, 10, 3), {"rgb": True}, "RGB"),
+    ],
+    ids=["2-D", "4-D", "RGB"],
+)
+def test_bad_layer_is_told_and_the_program_goes_on(
+    qtbot, open_widget, notifications, shape, options, words
+) -> None:
+    viewer, widget = open_widget()
+    viewer.add_image(np.random.default_rng(0).random(shape), **options)
+    ask(qtbot, widget, "left ball")
+    assert any("error" in kind and words in told for kind, told in notifications)
+    data = head()
+    from segone_napari.gui.layers import image_layer_data
+
+    array, arguments, _ = image_layer_data(data)
+    viewer.add_image(array, **arguments)
+    ask_and_wait(qtbot, widget, "left ball")
+    assert "left ball" in viewer.layers
+
+
+@pytest.mark.parametrize("text", ["", " ; "])
+def test_empty_prompt_is_told(qtbot, open_widget, notifications, text) -> None:
+    _, widget = open_widget(head())
+    ask(qtbot, widget, text)
+    assert any("prompt is empty" in told for _, told in notifications)
+
+
+def test_prompt_without_an_image_is_told(qtbot, open_widget, notifications) -> None:
+    _, widget = open_widget()
+    ask(qtbot, widget, "left ball")
+    assert any("open an MRI" in told for _, told in notifications)
+
+
+@pytest.mark.parametrize("error", [BadInput("mend it like this"), RuntimeError("boom")])
+def test_error_of_the_work_is_told_and_the_program_goes_on(
+    qtbot, open_widget, segmenter, notifications, error
+) -> None:
+    viewer, widget = open_widget(head())
+    segmenter.error = error
+    ask_and_wait(qtbot, widget, "left ball")
+    assert any("error" in kind and str(error) in told for kind, told in notifications)
+    assert not labels_of(viewer)
+    segmenter.error = None
+    ask_and_wait(qtbot, widget, "left ball")
+    assert "left ball" in viewer.layers
+
+
+def test_completion_fills_in_the_last_of_several_prompts(qtbot, open_widget) -> None:
+    _, widget = open_widget(head())
+    line = child(widget, QLineEdit, "prompt")
+    qtbot.keyClicks(line, "brainstem; left hippoc")
+    assert line.completer().currentCompletion() == "brainstem; left hippocampus"
+
+
+def test_every_control_has_a_name_for_scripts_and_one_for_screen_readers(open_widget) -> None:
+    _, widget = open_widget(head())
+    for kind, name in [
+        (QComboBox, "image"), (QLabel, "header"), (QLabel, "sides"), (QLabel, "warning"),
+        (QLineEdit, "prompt"), (QPushButton, "segment"), (QComboBox, "preset"),
+        (QProgressBar, "progress"), (QPushButton, "cancel"), (QLabel, "status"),
+        (QWidget, "results"),
+    ]:  # fmt: skip
+        assert child(widget, kind, name).accessibleName()
+    for kind in (QPushButton, QComboBox, QLineEdit):
+        for control in widget.findChildren(kind):
+            assert control.objectName()
+            assert control.toolTip()
+
+
+def test_preset_is_the_one_that_the_session_is_made_with(
+    qtbot, make_napari_viewer, segmenter
+) -> None:
+    from segone_napari.gui.layers import image_layer_data
+    from segone_napari.gui.widget import SegOneWidget
+
+    made: list[str] = []
+    viewer = make_napari_viewer(show=True)
+    data, arguments, _ = image_layer_data(head())
+    viewer.add_image(data, **arguments)
+    widget = SegOneWidget(viewer, make_session=lambda preset: made.append(preset) or segmenter)
+    viewer.window.add_dock_widget(widget, name="SegOne")
+    ask_and_wait(qtbot, widget, "left ball")
+    ask_and_wait(qtbot, widget, "right ball")
+    child(widget, QComboBox, "preset").setCurrentText("Fast")
+    ask_and_wait(qtbot, widget, "left ball")
+    assert made == ["balanced", "fast"]
+
+
+def test_light_and_dark_theme_both_have_readable_text(open_widget) -> None:
+    viewer, widget = open_widget(head())
+    sheets = []
+    for theme in ("dark", "light"):
+        viewer.theme = theme
+        sheets.append(widget.styleSheet())
+    assert sheets[0] != sheets[1]
+    assert "theme_light" in sheets[1]
+
+
+def test_closing_the_dock_leaves_a_viewer_that_works(qtbot, open_widget, segmenter, gate) -> None:
+    viewer, widget = open_widget(head())
+    ask(qtbot, widget, "left ball")
+    qtbot.waitUntil(segmenter.has_begun.is_set, timeout=PATIENCE_MS)
+    viewer.window.remove_dock_widget(widget)
+    widget.deleteLater()
+    qtbot.waitUntil(lambda: "segone_left" not in viewer.canvas.overlays, timeout=PATIENCE_MS)
+    assert segmenter.has_ended.wait(5)
+    viewer.add_image(np.random.default_rng(0).random((8, 9, 10)))
+    viewer.dims.order = (1, 0, 2)
+    viewer.theme = "light"
+
+
+def test_volume_of_a_layer_is_the_file_s_own(open_widget) -> None:
+    volume = head()
+    viewer, _ = open_widget(volume)
+    np.testing.assert_array_equal(volume_of(viewer.layers[0]).data, volume.data)
