@@ -1,0 +1,572 @@
+"""What the command line, the widget and a script all do: segment, and write the answers down.
+
+Knows nothing of Qt or of a terminal, starts no threads, and loads torch only when a system is
+first needed.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gc
+import io
+import json
+import re
+import sys
+import tempfile
+import threading
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from segone_napari.config import SegmentOptions
+from segone_napari.data import formats
+from segone_napari.data.vocabulary import split_prompts
+from segone_napari.runtime import BadInput, Progress, no_progress
+from segone_napari.systems.base import Encoded, Result, System
+from segone_napari.volume import Grid, Volume
+
+IMAGES_KEPT = 2
+"""How many encoded images a session keeps: the one at hand, and the one before it."""
+
+ENCODING_SHARE = 20
+"""How many prompts' worth of progress encoding an image counts for."""
+
+TABLE_COLUMNS = (
+    "prompt",
+    "resolved",
+    "side",
+    "label",
+    "found",
+    "confidence",
+    "volume_ml",
+    "seconds",
+)
+
+
+class Session:
+    """One system, loaded once, and the last images that it has looked at.
+
+    The options are those of `SegmentOptions`. Nothing slow happens before the first image.
+
+    Raises
+    ------
+    BadInput
+        If an option can't be used, or no system has that name.
+    """
+
+    def __init__(
+        self,
+        *,
+        system: str = "segone",
+        checkpoint: str | Path | None = None,
+        device: str = "auto",
+        preset: str = "balanced",
+        seed: int = 0,
+    ) -> None:
+        self.options = SegmentOptions(system, checkpoint, device, preset, seed)
+        _check_system(system)
+        self._system: System | None = None
+        self._encoded: dict[int, tuple[Volume, Encoded]] = {}
+        # A widget asks from one worker after another: the later one waits for what the
+        # earlier one is loading or encoding rather than doing it a second time.
+        self._loading = threading.Lock()
+        self._encoding = threading.Lock()
+
+    @property
+    def system(self) -> System:
+        """The system, loaded when it is first asked for.
+
+        Raises
+        ------
+        BadInput, BadCheckpoint
+            If the device isn't available or the checkpoint can't be used.
+        """
+        with self._loading:
+            if self._system is None:
+                from segone_napari.systems import registry
+
+                options = self.options
+                self._system = registry.create(
+                    options.system,
+                    checkpoint=options.checkpoint,
+                    device=options.device,
+                    preset=options.preset,
+                    seed=options.seed,
+                )
+            return self._system
+
+    def segment(
+        self, image: Volume, prompts: Sequence[str], *, progress: Progress = no_progress
+    ) -> list[Result]:
+        """Answer each prompt, in order, on the image's grid.
+
+        An image is encoded when it is first seen, which takes most of the time; asking again
+        about the same `Volume` object is cheap. A prompt with ``;`` inside is several prompts.
+
+        Raises
+        ------
+        BadInput
+            If a prompt is empty.
+        Cancelled
+            When `progress` raises it.
+        """
+        prompts = as_prompts(prompts)
+        system = self.system
+        encoding_share = 0 if self._is_encoded(image) else ENCODING_SHARE
+        total = encoding_share + len(prompts)
+        encoded = self._encode(image, _part(progress, 0, encoding_share, total))
+        return system.segment(
+            encoded, prompts, progress=_part(progress, encoding_share, total, total)
+        )
+
+    def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
+        """Answer quickly for slice `index` of array axis `axis` alone.
+
+        Each result's `box` is one voxel thick along `axis`. The list may be empty: not every
+        system has a quick answer.
+        """
+        return self.system.preview(image, as_prompts(prompts), axis, index)
+
+    def forget(self, image: Volume | None = None) -> None:
+        """Give back the memory that `image`, or every image, takes once it is encoded."""
+        if image is None:
+            self._encoded.clear()
+        else:
+            self._encoded.pop(id(image), None)
+        gc.collect()
+        _release_device_memory()
+
+    def _is_encoded(self, image: Volume) -> bool:
+        return id(image) in self._encoded
+
+    def _encode(self, image: Volume, progress: Progress) -> Encoded:
+        with self._encoding:
+            # The image is kept with its encoding, so that its id can't become another's.
+            kept = self._encoded.pop(id(image), None)
+            if kept is None:
+                kept = (image, self.system.encode(image, progress=progress))
+            self._encoded[id(image)] = kept
+            while len(self._encoded) > IMAGES_KEPT:
+                del self._encoded[next(iter(self._encoded))]
+            return kept[1]
+
+
+def segment(
+    image: Volume | str | Path,
+    prompts: Sequence[str] | str,
+    *,
+    volume: int | None = None,
+    progress: Progress = no_progress,
+    **options: Any,
+) -> list[Result]:
+    """Segment one image, given as a path or a `Volume`, in one call.
+
+    Parameters
+    ----------
+    image : what to segment.
+    prompts : one or several; ``;`` separates them inside a string.
+    volume : which volume of a 4-D file, counted from 0.
+    options : those of `segone_napari.config.SegmentOptions`.
+
+    Raises
+    ------
+    BadInput, BadCheckpoint
+        If the image, a prompt, an option or the checkpoint can't be used.
+    """
+    prompts = as_prompts(prompts)
+    session = Session(**options)
+    if not isinstance(image, Volume):
+        image = formats.read(image, volume=volume)
+    return session.segment(image, prompts, progress=progress)
+
+
+def as_prompts(texts: Sequence[str] | str) -> list[str]:
+    """Split what was typed at every ``;`` into prompts.
+
+    Raises
+    ------
+    BadInput
+        If nothing was typed, or one of the texts is empty.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    split = [split_prompts(text) for text in texts]
+    if not split or not all(split):
+        raise BadInput("the prompt is empty; type what to outline, such as 'left hippocampus'")
+    return [prompt for prompts in split for prompt in prompts]
+
+
+def _check_system(name: str) -> None:
+    from segone_napari.systems import registry
+
+    known = registry.names()
+    if name in known:
+        return
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    advice = f"did you mean {near[0]!r}? " if near else ""
+    raise BadInput(f"unknown system {name!r}; {advice}there are: {', '.join(known)}")
+
+
+def _part(progress: Progress, start: int, stop: int, total: int) -> Progress:
+    """Make a callback that fills the steps from `start` to `stop` of a longer piece of work."""
+    fine = 100
+
+    def report(done: int, of: int) -> None:
+        share = done / of if of else 1.0
+        progress(start * fine + round((stop - start) * fine * share), total * fine)
+
+    return report
+
+
+def _release_device_memory() -> None:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+# --- writing the answers down -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Which files to write. They appear together or not at all.
+
+    Attributes
+    ----------
+    label_map : one integer image for all prompts; its table ``OUT.tsv`` is written beside it.
+    masks : a folder for one mask a prompt; made where it is missing.
+    table : ``.json`` or ``.csv``.
+    uncertainty : an image, at each voxel the largest uncertainty of any prompt.
+    force : whether what exists is overwritten.
+    """
+
+    label_map: Path | None = None
+    masks: Path | None = None
+    table: Path | None = None
+    uncertainty: Path | None = None
+    force: bool = False
+
+    def check(self, image: Path | None = None) -> None:
+        """Find out before the slow work whether everything can be written.
+
+        Raises
+        ------
+        BadInput
+            If a name's ending is unknown, a file exists and `force` is not set, two outputs or
+            an output and `image` are the same file, or a folder is missing or can't be written.
+        """
+        for path in (self.label_map, self.uncertainty):
+            if path is not None:
+                _check_image_name(path)
+        if self.table is not None:
+            _check_table_name(self.table)
+        self._check_distinct(image)
+        for path in self.files():
+            _check_file(path, force=self.force)
+        if self.masks is not None:
+            _check_masks_folder(self.masks, force=self.force)
+
+    def files(self) -> list[Path]:
+        """The files whose names are known before the prompts are answered."""
+        beside = None if self.label_map is None else _table_beside(self.label_map)
+        return [p for p in (self.label_map, beside, self.table, self.uncertainty) if p is not None]
+
+    def _check_distinct(self, image: Path | None) -> None:
+        seen = {} if image is None else {image.resolve(): "the image that is read"}
+        for path in self.files():
+            if path.resolve() in seen:
+                raise BadInput(
+                    f"{path} would overwrite {seen[path.resolve()]}; choose another name"
+                )
+            seen[path.resolve()] = "another output"
+
+
+def write_outputs(
+    results: Sequence[Result],
+    outputs: Outputs,
+    *,
+    image: str = "",
+    system: str = "",
+    checkpoint: str = "",
+) -> list[Path]:
+    """Write all of `outputs`, or nothing; return what was written, the label map first.
+
+    Parameters
+    ----------
+    image, system, checkpoint : what the table says that the results come from.
+
+    Raises
+    ------
+    BadInput
+        As `Outputs.check`; if a folder can't be written or the disk is full; or if the
+        uncertainty was asked for and the system has none.
+    """
+    outputs.check()
+    written: list[Path] = []
+    with _taken_back_on_failure(outputs, written):
+        if outputs.label_map is not None:
+            written.append(_put(label_map(results), outputs.label_map, outputs))
+            beside = _table_beside(outputs.label_map)
+            written.append(_put(_label_table(results), beside, outputs))
+        if outputs.masks is not None:
+            outputs.masks.mkdir(parents=True, exist_ok=True)
+            for path, result in zip(mask_paths(results, outputs.masks), results, strict=True):
+                written.append(_put(result.mask, path, outputs))
+        if outputs.table is not None:
+            text = _table_text(results, outputs.table, image, system, checkpoint)
+            written.append(_put(text, outputs.table, outputs))
+        if outputs.uncertainty is not None:
+            written.append(_put(uncertainty_map(results), outputs.uncertainty, outputs))
+    return written
+
+
+def write_label_map(results: Sequence[Result], path: str | Path, *, force: bool = False) -> Path:
+    """Write `label_map` to `path`, and beside it ``OUT.tsv`` with index, name and colour."""
+    return write_outputs(results, Outputs(label_map=Path(path), force=force))[0]
+
+
+def write_masks(
+    results: Sequence[Result], folder: str | Path, *, force: bool = False
+) -> list[Path]:
+    """Write one uint8 mask a prompt, overlaps kept: ``01_left-hippocampus.nii.gz`` and so on.
+
+    The mask of what was not found is empty.
+    """
+    return write_outputs(results, Outputs(masks=Path(folder).expanduser(), force=force))
+
+
+def write_table(
+    results: Sequence[Result],
+    path: str | Path,
+    *,
+    image: str,
+    system: str,
+    checkpoint: str,
+    force: bool = False,
+) -> Path:
+    """Write the numbers of each result: ``.json`` with its origin, or ``.csv``."""
+    outputs = Outputs(table=Path(path), force=force)
+    return write_outputs(results, outputs, image=image, system=system, checkpoint=checkpoint)[0]
+
+
+def label_map(results: Sequence[Result]) -> Volume:
+    """Put all results into one image: label *i* is the *i*-th result, 0 is none of them.
+
+    Where masks overlap the more probable wins, and the earlier one if they are equal.
+
+    Returns
+    -------
+    Volume of uint8, or uint16 above 255 results, on the results' grid.
+    """
+    grid = _common_grid(results)
+    labels = np.zeros(grid.shape, dtype=np.uint8 if len(results) <= 255 else np.uint16)
+    best = np.zeros(grid.shape, dtype=np.float16)
+    for label, result in enumerate(results, start=1):
+        if not result.found:
+            continue
+        wins = (result.probability > 0.5) & (result.probability > best[result.box])
+        labels[result.box][wins] = label
+        best[result.box][wins] = result.probability[wins]
+    return Volume(labels, grid, "label map")
+
+
+def uncertainty_map(results: Sequence[Result]) -> Volume:
+    """Give at each voxel the largest uncertainty of any result that was found.
+
+    Returns
+    -------
+    Volume of float32, 0 to 1, on the results' grid.
+
+    Raises
+    ------
+    BadInput
+        If the system that answered has no uncertainty.
+    """
+    grid = _common_grid(results)
+    largest = np.zeros(grid.shape, dtype=np.float32)
+    for result in results:
+        if not result.found:
+            continue
+        if result.uncertainty is None:
+            raise no_uncertainty()
+        np.maximum(largest[result.box], result.uncertainty, out=largest[result.box])
+    return Volume(largest, grid, "uncertainty")
+
+
+def no_uncertainty() -> BadInput:
+    """Make the error for an uncertainty that was asked for and doesn't exist."""
+    return BadInput(
+        "this system and preset have no uncertainty; leave out --uncertainty, "
+        "or try another --preset or --system"
+    )
+
+
+def mask_paths(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Name the file of each result's mask, in order: ``01_left-hippocampus.nii.gz``."""
+    width = max(2, len(str(len(results))))
+    names = [_slug(result.resolved or result.prompt) for result in results]
+    return [folder / f"{n:0{width}}_{name}.nii.gz" for n, name in enumerate(names, start=1)]
+
+
+def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """List what a table says of each result; the keys are `TABLE_COLUMNS`."""
+    return [
+        {
+            "prompt": result.prompt,
+            "resolved": result.resolved,
+            "side": result.side,
+            "label": label,
+            "found": result.found,
+            "confidence": round(float(result.confidence), 4),
+            "volume_ml": round(result.volume_ml, 4),
+            "seconds": round(result.seconds, 4),
+        }
+        for label, result in enumerate(results, start=1)
+    ]
+
+
+def _common_grid(results: Sequence[Result]) -> Grid:
+    grid = results[0].grid
+    assert all(result.grid.is_same_as(grid) for result in results), "results of several images"
+    return grid
+
+
+def _label_table(results: Sequence[Result]) -> str:
+    """Give the lines of ``OUT.tsv``: index, name, colour."""
+    lines = ["index\tname\tcolour"]
+    for index, result in enumerate(results, start=1):
+        name = " ".join((result.resolved or result.prompt).split())
+        red, green, blue = result.colour
+        lines.append(f"{index}\t{name}\t#{red:02x}{green:02x}{blue:02x}")
+    return "\n".join(lines) + "\n"
+
+
+def _table_text(
+    results: Sequence[Result], path: Path, image: str, system: str, checkpoint: str
+) -> str:
+    rows = table_rows(results)
+    if path.suffix.lower() == ".csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, TABLE_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+    table = {"image": image, "system": system, "checkpoint": checkpoint, "results": rows}
+    return json.dumps(table, indent=2, ensure_ascii=False) + "\n"
+
+
+def _slug(name: str) -> str:
+    """Turn a name into a part of a file name: ``Left hippocampus`` to ``left-hippocampus``."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:60] or "prompt"
+
+
+def _table_beside(path: Path) -> Path:
+    """Name the table of a label map: ``OUT.nii.gz`` to ``OUT.tsv``."""
+    ending = _image_ending(path)
+    return path.with_name(path.name[: -len(ending)] + ".tsv")
+
+
+def _image_ending(path: Path) -> str:
+    fitting = [e for e in formats.WRITABLE if path.name.lower().endswith(e)]
+    return max(fitting, key=len, default="")
+
+
+def _check_image_name(path: Path) -> None:
+    ending = _image_ending(path)
+    if not ending or len(path.name) == len(ending):
+        raise BadInput(
+            f"can't write an image to {path}; use a name that ends in {', '.join(formats.WRITABLE)}"
+        )
+
+
+def _check_table_name(path: Path) -> None:
+    if path.suffix.lower() not in (".json", ".csv"):
+        raise BadInput(f"can't write a table to {path}; use a name that ends in .json or .csv")
+
+
+def _check_file(path: Path, *, force: bool) -> None:
+    # Renaming a file over /dev/null would replace it.
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise BadInput(f"{path} is not a file; choose another name to write to")
+    formats.check_output(path, force=force)
+    _check_folder(path.parent)
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is not a folder; choose another")
+    # Permissions alone don't tell: the disk may be full or mounted read-only.
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadInput(
+            f"can't write into the folder {folder}: {reason}; choose another folder"
+        ) from error
+
+
+def _check_masks_folder(folder: Path, *, force: bool) -> None:
+    if not folder.exists():
+        _check_folder(_nearest_existing(folder))
+        return
+    _check_folder(folder)
+    # What the masks will be called is known only when the prompts are answered.
+    before = sorted(p.name for p in folder.iterdir() if re.match(r"\d{2,}_.+\.nii\.gz$", p.name))
+    if before and not force:
+        raise BadInput(
+            f"{folder} already holds masks ({before[0]} ...); "
+            "use --force to overwrite them, or choose another folder"
+        )
+
+
+def _nearest_existing(folder: Path) -> Path:
+    return next(parent for parent in folder.absolute().parents if parent.exists())
+
+
+@contextmanager
+def _taken_back_on_failure(outputs: Outputs, written: list[Path]) -> Iterator[None]:
+    """If the body fails, remove what it had `written`, and the folders made for masks.
+
+    A file that was there before and that the person allowed to overwrite stays overwritten.
+    """
+    existed = {path for path in outputs.files() if path.exists()}
+    folder = outputs.masks
+    if folder is not None and folder.is_dir():
+        existed.update(folder.iterdir())
+    parents = [] if folder is None else [folder.absolute(), *folder.absolute().parents]
+    missing = [parent for parent in parents if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in written:
+            if path not in existed:
+                path.unlink(missing_ok=True)
+        for made in missing:
+            if made.is_dir() and not any(made.iterdir()):
+                made.rmdir()
+        raise
+
+
+def _put(what: Volume | str, path: Path, outputs: Outputs) -> Path:
+    """Write one file: an image, or text."""
+    if isinstance(what, Volume):
+        return formats.write(what, path, force=outputs.force)
+    content = what.encode("utf-8")
+    return formats.write_atomically(
+        path, lambda stream: _write_all(stream, content), force=outputs.force
+    )
+
+
+def _write_all(stream: BinaryIO, content: bytes) -> None:
+    stream.write(content)
