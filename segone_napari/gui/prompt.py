@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qtpy.QtCore import QModelIndex, QStringListModel, Qt
+from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QCompleter, QLineEdit, QWidget
 
 from segone_napari.data.vocabulary import Vocabulary
@@ -26,7 +27,25 @@ class PromptLine(QLineEdit):
             "Type what to outline, several separated by ;\n"
             "Enter: segment      Esc: cancel      ↓: choose from the list"
         )
-        self.setCompleter(_LastPromptCompleter(list(names), self))
+        self._completer = _LastPromptCompleter(list(names), self)
+        self.setCompleter(self._completer)
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Let Enter on a name in the list only fill it in; the next Enter asks."""
+        popup = self._completer.popup()
+        is_choosing = popup is not None and popup.isVisible() and popup.currentIndex().isValid()
+        is_enter = event is not None and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
+        if event is not None and is_choosing and is_enter:
+            event.ignore()  # Qt's completer takes what the line leaves
+        else:
+            super().keyPressEvent(event)
+
+    def set_popup_style(self, sheet: str) -> None:
+        """Give the list of completions a style sheet."""
+        popup = self._completer.popup()
+        if popup is not None:
+            popup.setObjectName("completions")
+            popup.setStyleSheet(sheet)
 
 
 class _LastPromptCompleter(QCompleter):

@@ -51,6 +51,7 @@ class Row(QFrame):
         self._swatch.setObjectName("swatch")
         self._swatch.setFixedSize(SWATCH_PX, SWATCH_PX)
         self._title = _label("understood_as")
+        self._title.setWordWrap(True)  # a long name goes on a second line, the numbers stay
         self._ml = _label("volume_ml", "How much of the image it fills, in millilitres")
         self._confidence = _label(
             "confidence", "How sure SegOne is of the whole structure, from 0 to 1"

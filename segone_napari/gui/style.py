@@ -37,6 +37,13 @@ QToolButton#show:checked {{ image: url("theme_{id}:/visibility.svg"); }}
 QToolButton#show:focus {{ border: 1px solid {text}; }}
 """
 
+_POPUP = """
+QListView {{
+    background-color: {primary}; color: {text}; border: 1px solid {current}; padding: 2px;
+    selection-background-color: {current}; selection-color: {text};
+}}
+"""
+
 
 def style_sheet(theme_id: str) -> str:
     """The widget's style sheet in a theme's colours."""
@@ -52,6 +59,14 @@ def style_sheet(theme_id: str) -> str:
         warning=theme.warning.as_rgb(),
         warning_faint=_faded(theme.warning.as_rgb_tuple(alpha=False), 0.16),
         large=f"{int(theme.font_size.removesuffix('pt')) + 2}pt",
+    )
+
+
+def popup_style_sheet(theme_id: str) -> str:
+    """The style sheet of a list that pops up, which is a window of its own."""
+    theme = get_theme(theme_id)
+    return _POPUP.format(
+        primary=theme.primary.as_rgb(), text=theme.text.as_rgb(), current=theme.current.as_rgb()
     )
 
 

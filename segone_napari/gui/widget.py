@@ -89,6 +89,11 @@ class SegOneWidget(QWidget):
 
     # What a script or the command line may call --------------------------------------------
 
+    def ask(self, prompts: str) -> None:
+        """Type prompts, separated by ``;``, and press Enter."""
+        self._prompt.setText(prompts)
+        self.segment()
+
     def segment(self) -> None:
         """Outline what the prompt line says on the chosen image."""
         try:
@@ -113,6 +118,11 @@ class SegOneWidget(QWidget):
             return
         self._stop_asking()
         self._status.setText("Cancelled")
+
+    @property
+    def is_working(self) -> bool:
+        """Whether an answer is awaited."""
+        return self._is_working
 
     def show_results(self, results: Sequence[Result]) -> None:
         """Show results that were computed elsewhere on the chosen image."""
@@ -345,6 +355,7 @@ class SegOneWidget(QWidget):
 
     def _restyle(self, event: Any = None) -> None:
         self.setStyleSheet(style.style_sheet(self._viewer.theme))
+        self._prompt.set_popup_style(style.popup_style_sheet(self._viewer.theme))
 
     # Asking --------------------------------------------------------------------------------
 
@@ -389,7 +400,8 @@ class SegOneWidget(QWidget):
             self._first_step = (now, done)
         self._progress.setRange(0, total)
         self._progress.setValue(done)
-        self._progress.setFormat(f"{done}/{total}{_time_left(self._first_step, now, done, total)}")
+        percent = f"{100 * done // max(total, 1)} %"
+        self._progress.setFormat(percent + time_left(self._first_step, now, done, total))
 
     def _on_device_known(self, device: str) -> None:
         self._device = device
@@ -493,7 +505,7 @@ class SegOneWidget(QWidget):
             row.show_result(shown.result, link)
             row.chosen.connect(lambda shown=shown: self._go_to(shown))
             row.shown_changed.connect(lambda is_on, shown=shown: self._set_visible(shown, is_on))
-            row.suggested.connect(self._ask_instead)
+            row.suggested.connect(self.ask)
             layer = self._layer_of(shown)
             if layer is not None:
                 row.set_shown(layer.visible)
@@ -538,10 +550,6 @@ class SegOneWidget(QWidget):
             if layer is not None and layer is event.source:
                 row.set_shown(layer.visible)
 
-    def _ask_instead(self, name: str) -> None:
-        self._prompt.setText(name)
-        self.segment()
-
     def _summary(self, answers: list[Answer], seconds: float) -> str:
         found = sum(answer.result.found for answer in answers)
         what = "Found" if found == len(answers) == 1 else f"{found} of {len(answers)} found"
@@ -565,7 +573,7 @@ def _checksum(mask: Any) -> int:
     return zlib.crc32(np.ascontiguousarray(mask).data)
 
 
-def _time_left(first: tuple[float, int], now: float, done: int, total: int) -> str:
+def time_left(first: tuple[float, int], now: float, done: int, total: int) -> str:
     """The time left at the pace since the first step ("4 s left"); empty until there is a pace."""
     started_s, at = first
     if done <= at or now - started_s < 0.3:

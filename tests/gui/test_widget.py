@@ -9,6 +9,7 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QProgressBar, QPushButton, QWidget
 
 from segone_napari.gui.layers import volume_of
+from segone_napari.gui.widget import time_left
 from segone_napari.runtime import BadInput
 
 from .conftest import ThresholdSegmenter, head
@@ -140,15 +141,21 @@ def test_window_stays_alive_while_working(qtbot, open_widget, segmenter, gate) -
     qtbot.waitUntil(lambda: is_idle(widget), timeout=PATIENCE_MS)
 
 
-def test_progress_is_the_number_of_steps(qtbot, open_widget, segmenter, gate) -> None:
+def test_progress_counts_the_steps_of_the_work(qtbot, open_widget, segmenter, gate) -> None:
     segmenter.steps = 7
     _, widget = open_widget(head())
     bar = child(widget, QProgressBar, "progress")
     ask(qtbot, widget, "left ball")
     qtbot.waitUntil(lambda: bar.maximum() == 7, timeout=PATIENCE_MS)
-    assert bar.text().startswith("0/7")
+    assert bar.text() == "0 %"
     gate.set()
     qtbot.waitUntil(lambda: is_idle(widget), timeout=PATIENCE_MS)
+
+
+def test_time_left_follows_the_pace() -> None:
+    assert time_left((100.0, 2), 104.0, 4, 10) == " · 12 s left"
+    assert time_left((100.0, 0), 160.0, 1, 10) == " · 9 min left"
+    assert time_left((100.0, 2), 100.1, 2, 10) == ""
 
 
 @pytest.mark.parametrize("by", ["button", "escape"])
@@ -457,3 +464,33 @@ def test_volume_of_a_layer_is_the_file_s_own(open_widget) -> None:
     volume = head()
     viewer, _ = open_widget(volume)
     np.testing.assert_array_equal(volume_of(viewer.layers[0]).data, volume.data)
+
+
+def test_name_chosen_from_the_list_is_filled_in_and_asked_by_the_next_enter(
+    qtbot, open_widget, segmenter
+) -> None:
+    _, widget = open_widget(head())
+    line = child(widget, QLineEdit, "prompt")
+    qtbot.keyClicks(line, "right ball; left hippoc")
+    popup = line.completer().popup()
+    qtbot.waitUntil(popup.isVisible, timeout=PATIENCE_MS)
+    qtbot.keyClick(popup, Qt.Key.Key_Down)
+    qtbot.keyClick(popup, Qt.Key.Key_Return)
+    assert line.text() == "right ball; left hippocampus"
+    assert not popup.isVisible()
+    assert is_idle(widget)
+    qtbot.keyClick(line, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: bool(segmenter.asked) and is_idle(widget), timeout=PATIENCE_MS)
+    assert segmenter.asked == [("right ball", "left hippocampus")]
+
+
+def test_enter_while_the_list_is_open_asks_what_was_typed(qtbot, open_widget, segmenter) -> None:
+    _, widget = open_widget(head())
+    line = child(widget, QLineEdit, "prompt")
+    qtbot.keyClicks(line, "left hippoc")
+    popup = line.completer().popup()
+    qtbot.waitUntil(popup.isVisible, timeout=PATIENCE_MS)
+    qtbot.keyClick(popup, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: bool(segmenter.asked) and is_idle(widget), timeout=PATIENCE_MS)
+    assert segmenter.asked == [("left hippoc",)]
+    assert not popup.isVisible()
