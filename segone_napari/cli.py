@@ -9,7 +9,9 @@ import argparse
 import io
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -89,10 +91,17 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one line, and that takes options in full only."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)
+        super().__init__(**options, allow_abbrev=False, formatter_class=_Help)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see '{self.prog} --help')\n")
+
+
+class _Help(argparse.HelpFormatter):
+    """Help with room for the names of our options."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
 
 
 # --- segone segment -----------------------------------------------------------------------------
@@ -349,10 +358,14 @@ def _vocabulary(args: argparse.Namespace) -> None:
     for entry in entries:
         sides = f"  ({' | '.join(entry['sides'])})" if entry["sides"] else ""
         print(f"{entry['name']}{sides}")
-        if entry["members"]:
-            print(f"    consists of: {', '.join(entry['members'])}")
-        if entry["synonyms"]:
-            print(f"    also called: {', '.join(entry['synonyms'])}")
+        for words, names in (("is", entry["members"]), ("also", entry["synonyms"])):
+            if names:
+                print(_wrapped(f"{words}: {', '.join(names)}"))
+
+
+def _wrapped(text: str) -> str:
+    width = min(100, shutil.get_terminal_size().columns)
+    return textwrap.fill(text, width, initial_indent="    ", subsequent_indent="        ")
 
 
 def _vocabulary_entries(vocabulary: Vocabulary) -> list[dict[str, Any]]:
