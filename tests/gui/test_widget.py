@@ -471,6 +471,9 @@ def test_name_chosen_from_the_list_is_filled_in_and_asked_by_the_next_enter(
 ) -> None:
     _, widget = open_widget(head())
     line = child(widget, QLineEdit, "prompt")
+    widget.window().activateWindow()
+    line.setFocus()
+    qtbot.waitUntil(line.hasFocus, timeout=PATIENCE_MS)
     qtbot.keyClicks(line, "right ball; left hippoc")
     popup = line.completer().popup()
     qtbot.waitUntil(popup.isVisible, timeout=PATIENCE_MS)
