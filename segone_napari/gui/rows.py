@@ -223,7 +223,8 @@ class Rows(QWidget):
 
 
 def _note(result: Result, link_colour: str) -> str:
-    lines = [f"⚠ {escape(warning)}" for warning in result.warnings]
+    sign = "⚠ " if result.found else ""  # of what isn't there, a warning is just the reason
+    lines = [sign + escape(warning) for warning in result.warnings]
     if result.suggestions:
         links = ", ".join(
             f'<a href="{escape(name)}" style="color: {link_colour}">{escape(name)}</a>'

@@ -456,7 +456,7 @@ class SegOneWidget(QWidget):
         self._answers[self._image.unique_id] = [*kept, *newest.values()]
         for shown in newest.values():
             self._show_layer(shown)
-            for warning in shown.result.warnings:
+            for warning in shown.result.warnings if shown.result.found else ():
                 show_warning(f"{shown.name}: {warning}")
         for row in self._waiting:
             self._rows.remove(row)
