@@ -103,6 +103,11 @@ class _Help(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26)
 
+    def add_argument(self, action: argparse.Action) -> None:
+        """Leave room for the indent of commands, which argparse forgets."""
+        super().add_argument(action)
+        self._action_max_length = max(self._action_max_length, 16)
+
 
 # --- segone segment -----------------------------------------------------------------------------
 

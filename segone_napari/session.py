@@ -7,7 +7,6 @@ first needed.
 from __future__ import annotations
 
 import csv
-import difflib
 import gc
 import io
 import json
@@ -28,6 +27,7 @@ from segone_napari.config import SegmentOptions
 from segone_napari.data import formats
 from segone_napari.data.vocabulary import split_prompts
 from segone_napari.runtime import BadInput, Progress, no_progress
+from segone_napari.systems import registry
 from segone_napari.systems.base import Encoded, Result, System
 from segone_napari.volume import Grid, Volume
 
@@ -70,7 +70,7 @@ class Session:
         seed: int = 0,
     ) -> None:
         self.options = SegmentOptions(system, checkpoint, device, preset, seed)
-        _check_system(system)
+        registry.check_name(system)
         self._system: System | None = None
         self._encoded: dict[int, tuple[Volume, Encoded]] = {}
         # A widget asks from one worker after another: the later one waits for what the
@@ -89,8 +89,6 @@ class Session:
         """
         with self._loading:
             if self._system is None:
-                from segone_napari.systems import registry
-
                 options = self.options
                 self._system = registry.create(
                     options.system,
@@ -199,17 +197,6 @@ def as_prompts(texts: Sequence[str] | str) -> list[str]:
     if not split or not all(split):
         raise BadInput("the prompt is empty; type what to outline, such as 'left hippocampus'")
     return [prompt for prompts in split for prompt in prompts]
-
-
-def _check_system(name: str) -> None:
-    from segone_napari.systems import registry
-
-    known = registry.names()
-    if name in known:
-        return
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    advice = f"did you mean {near[0]!r}? " if near else ""
-    raise BadInput(f"unknown system {name!r}; {advice}there are: {', '.join(known)}")
 
 
 def _part(progress: Progress, start: int, stop: int, total: int) -> Progress:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import time
-import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segone_napari import systems
 from segone_napari.data.vocabulary import Vocabulary
-from segone_napari.runtime import BadInput, Progress, no_progress
+from segone_napari.runtime import BadCheckpoint, Progress, no_progress
+from segone_napari.systems import registry
 from segone_napari.systems.base import EMPTY_BOX, Result
 from segone_napari.volume import Grid, Volume
 
@@ -166,19 +164,16 @@ VOCABULARY = Vocabulary.load()
 
 
 def put_in_registry(monkeypatch: pytest.MonkeyPatch, system: ThresholdSystem) -> None:
-    """Let the table of systems hold "segone" and "unet", and `system` answer for both."""
+    """Let `system` answer in the place of every row of the systems' table."""
 
     def create(name: str, *, checkpoint: object, device: str, preset: str, seed: int) -> object:
+        registry.check_name(name)
         if checkpoint is not None:
-            raise BadInput(f"no checkpoint {checkpoint!r}; leave it out")
+            raise BadCheckpoint(f"no checkpoint {checkpoint!r}; leave it out")
         system.seed = seed
         return system
 
-    registry = types.ModuleType("segone_napari.systems.registry")
-    registry.names = lambda: ("segone", "unet")  # type: ignore[attr-defined]
-    registry.create = create  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, registry.__name__, registry)
-    monkeypatch.setattr(systems, "registry", registry, raising=False)
+    monkeypatch.setattr(registry, "create", create)
 
 
 def _box_around(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
