@@ -122,16 +122,17 @@ def _dice_of(results: Sequence[Result], truth: Volume) -> dict[str, float]:
     """Compare each mask with the reference, which lies on the same grid."""
     vocabulary = Vocabulary.load()
     classes = _classes(truth, vocabulary)
+    voxels = np.bincount(classes.ravel(), minlength=len(vocabulary.class_names))
     dice: dict[str, float] = {}
     for result in results:
         term = vocabulary.match(result.prompt).term
         if term is None:
             continue
-        wanted = np.isin(classes, [vocabulary.class_names.index(name) for name in term.classes])
-        if wanted.any():
-            mask = result.mask.data.astype(bool)
-            overlap = np.count_nonzero(mask & wanted)
-            total = np.count_nonzero(mask) + np.count_nonzero(wanted)
+        wanted = [vocabulary.class_names.index(name) for name in term.classes]
+        if voxels[wanted].any():
+            mask = (result.probability > 0.5) & result.found
+            overlap = np.count_nonzero(np.isin(classes[result.box][mask], wanted))
+            total = np.count_nonzero(mask) + voxels[wanted].sum()
             dice[result.prompt] = float(2.0 * overlap / total)
     return dice
 
@@ -145,8 +146,9 @@ def _classes(truth: Volume, vocabulary: Vocabulary) -> NDArray[np.uint8]:
             table[value] = index[name]
     classes: NDArray[np.uint8] = table[truth.data]
     # Some values, such as the corpus callosum's, hold both sides: the midline tells them apart.
-    for value, name in vocabulary.split_labels.items():
-        where = np.argwhere(truth.data == value)
+    for name in sorted(set(vocabulary.split_labels.values())):
+        values = [value for value, of in vocabulary.split_labels.items() if of == name]
+        where = np.argwhere(np.isin(truth.data, values))
         if len(where):
             pair = index[f"left {name}"], index[f"right {name}"]
             is_left = _x_mm(where, truth) < _midline_mm(classes, pair, truth)

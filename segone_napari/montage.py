@@ -129,17 +129,16 @@ def _to_ras(
 def _box_to_show(
     image: NDArray[np.float32], labels: NDArray[np.integer]
 ) -> tuple[slice, slice, slice]:
-    """Find the part with something to see: the masks and a margin, or else the whole head."""
-    shown = labels > 0
-    if not shown.any():
-        shown = image > image.mean()
+    """Find the head: what is brighter than air, and every mask."""
+    low, high = _window(image)
+    shown = (image > low + 0.1 * (high - low)) | (labels > 0)
     bounds = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
         inside = np.flatnonzero(shown.any(axis=others))
         length = image.shape[axis]
         first, last = (int(inside[0]), int(inside[-1])) if inside.size else (0, length - 1)
-        margin = max(2, (last - first) // 16)
+        margin = max(1, (last - first) // 32)
         bounds.append(slice(max(0, first - margin), min(length, last + margin + 1)))
     return bounds[0], bounds[1], bounds[2]
 
@@ -161,7 +160,8 @@ def _slices_to_show(
     if not area.any():
         return [round(length * n / (SLICES_PER_PLANE + 1)) for n in range(1, SLICES_PER_PLANE + 1)]
     score = (area / np.maximum(area.max(axis=0), 1)).sum(axis=1)
-    apart = max(1, round(min(MIN_DISTANCE_MM / spacing[axis], length / 5)))
+    shown = np.count_nonzero(score)
+    apart = max(1, round(min(MIN_DISTANCE_MM / spacing[axis], shown / (SLICES_PER_PLANE + 1))))
     chosen: list[int] = []
     for index in np.argsort(-score, kind="stable"):
         if all(abs(index - other) >= apart for other in chosen):
