@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -342,6 +343,75 @@ def test_interrupt_leaves_nothing(
     assert status == 130
     assert "stopped" in complaint
     assert not list(out.iterdir())
+
+
+def pickles(folder: Path) -> None:
+    (folder / "model.pt").write_bytes(b"\x80\x04")
+
+
+def unknown_version(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text('{"format": 99, "system": "segone"}')
+
+
+def damaged(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text('{"format": 1, "sys')
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text('{"format": 1, "system": "segone"}')
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: folder.rmdir(), "no checkpoint"),
+        (lambda folder: None, "no checkpoint.json"),
+        (pickles, "pickle"),
+        (unknown_version, "99"),
+        (damaged, "damaged"),
+        (without_weights, "vocabulary"),
+    ],
+)
+def test_bad_checkpoint_gets_one_line_and_leaves_nothing(
+    image: Path,
+    out: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make: Callable[[Path], None],
+    words: str,
+) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    make(folder)
+    arguments = ["segment", image, "-p", "thalamus", "--checkpoint", folder, "-o", out / "l.nii"]
+    status = cli.main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    complaint = fails((status, captured.out, captured.err))
+    assert words in complaint
+    assert "checkpoint" in complaint
+    assert not list(out.iterdir())
+
+
+def test_truncated_weights_get_one_line(
+    image: Path, tmp_path: Path, bundled_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(bundled_checkpoint, folder)
+    weights = folder / "network" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    status = cli.main(["segment", str(image), "-p", "thalamus", "--checkpoint", str(folder)])
+    captured = capsys.readouterr()
+    assert "copy the checkpoint anew" in fails((status, captured.out, captured.err))
+
+
+def test_viewing_without_a_display_gets_one_line(
+    segone: Say, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "no such file" in fails(segone("view", image.with_name("none.nii.gz")))
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    assert "no display" in fails(segone("view", image))
 
 
 def test_no_command_gets_one_line(segone: Say) -> None:
