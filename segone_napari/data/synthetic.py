@@ -99,6 +99,9 @@ class SyntheticConfig:
     shear: float = 0.08
     elastic_mm: float = 4.0
     shift_mm: float = 20.0
+    central_share: float = 0.5
+    """Share of slices drawn from around the centre, where the small structures are."""
+    central_mm: float = 22.0
     position_jitter_mm: float = 5.0
     looks: tuple[str, ...] = ("random", "random", "T1", "T1", "T2", "FLAIR", "PD")
     look_jitter: float = 0.07
@@ -336,7 +339,9 @@ def _pixel_positions(
     extent = maps.extents[head] - maps.centres[head][..., None]  # (B, 3, 2)
     extent = extent.gather(1, axes[:, 2, None, None].expand(-1, 1, 2))[:, 0]  # (B, 2)
     low, high = extent[:, 0] - 8, extent[:, 1] + 8
-    slice_mm = low + (high - low) * draw.uniform(count)  # (B,)
+    anywhere = low + (high - low) * draw.uniform(count)  # (B,)
+    central = config.central_mm * draw.normal(count)
+    slice_mm = torch.where(draw.uniform(count) < config.central_share, central, anywhere)
     shift = draw.uniform(count, 2, low=-config.shift_mm, high=config.shift_mm)
     rows = (torch.arange(config.height, device=draw.device) - (config.height - 1) / 2) * config.pixel_mm
     columns = (torch.arange(config.width, device=draw.device) - (config.width - 1) / 2) * config.pixel_mm

@@ -50,22 +50,40 @@ class SegOneModel(nn.Module):
         """
         return self.network.decoder(seen, share, state, answer.vectors, phase)  # type: ignore[no-any-return]
 
-    @torch.no_grad()
-    def start_from_priors(
-        self, phrases: Sequence[Sequence[str]], priors: Sequence[float], ridge: float = 0.1
-    ) -> None:
-        """Set the answers' biases to the logarithms of how common each structure is.
+    def learn_names(
+        self,
+        phrases: Sequence[Sequence[str]],
+        priors: Sequence[float],
+        generator: torch.Generator,
+        steps: int = 300,
+    ) -> float:
+        """Teach the tower which phrases mean the same, before it sees an image.
 
-        The last row of `to_answer` becomes the ridge solution on the tower's present reading of
-        every structure's phrases (averaged), so that training starts near the class priors.
+        Every structure gets a random vector of its own and a bias that is the logarithm of how
+        common it is. The tower learns to answer each of the structure's phrases with them, so
+        that training on images starts with structures that are told apart, and from the class
+        priors. Returns the last loss.
         """
-        read = torch.stack([self.tower(names).mean(0) for names in phrases])  # (C, T)
-        wanted = torch.tensor(priors, device=read.device).log()
-        mean = wanted[1:].mean()
-        scatter = read.T @ read
-        scatter += ridge * scatter.diagonal().mean() * torch.eye(len(scatter), device=read.device)
-        self.to_answer.weight[-1] = torch.linalg.solve(scatter, read.T @ (wanted - mean))
-        self.to_answer.bias[-1] = mean
+        count, features = len(phrases), self.network.config.features
+        targets = 0.5 * torch.randn(count, features, generator=generator)
+        targets = torch.cat([targets, torch.tensor(priors).log()[:, None]], dim=1)  # (C, D + 1)
+        targets = targets.to(self.to_answer.weight.device)
+        parameters = [*self.tower.parameters(), *self.to_answer.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=2e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+        loss = torch.zeros(())
+        with torch.no_grad():
+            self.to_answer.bias.copy_(targets.mean(0))
+        for _ in range(steps):
+            draws = torch.rand(count, 4, generator=generator).tolist()
+            chosen = [names[int(d * len(names))] for names, row in zip(phrases, draws, strict=True) for d in row]
+            read = self.to_answer(self.tower(chosen)).unflatten(0, (count, 4))  # (C, 4, D + 1)
+            loss = (read - targets[:, None]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        return float(loss.detach())
 
 
 def prompt_logit(logits: Tensor, members: Tensor) -> Tensor:

@@ -48,16 +48,16 @@ class TrainConfig:
     """Everything that decides what comes out of a training run, but for the machine."""
 
     system: str = "segone"
-    steps: int = 20_000
-    batch: int = 16
-    learning_rate: float = 2e-3
-    warmup_steps: int = 100
+    steps: int = 16_000
+    batch: int = 4
+    learning_rate: float = 3e-3
+    warmup_steps: int = 50
     decay_share: float = 0.4
     """Share of the steps, at the end, over which the learning rate falls to zero."""
     weight_decay: float = 0.01
     ema_steps: int = 500
     """The weights that are saved are averaged over about the last so many steps."""
-    diffusion_share: float = 0.5
+    diffusion_share: float = 0.25
     """Share of each batch that also learns to denoise the mask of one prompt."""
     validation_maps: int = 2
     """Label maps kept out of training, the last ones by name."""
@@ -82,6 +82,9 @@ class Report:
 
 Model = SegOneModel | UNetModel
 
+TOWER_SHARE = 0.1
+"""The text tower's learning rate, as a share of the network's."""
+
 
 def build_model(config: TrainConfig, vocabulary: Vocabulary) -> Model:
     """Make an untrained model, the same for the same seed."""
@@ -94,7 +97,8 @@ def build_model(config: TrainConfig, vocabulary: Vocabulary) -> Model:
     phrases = [(name, *vocabulary.phrases(name)) for name in names]
     tower = TextTower.create(config.text, itertools.chain(*phrases), config.seed)
     model = SegOneModel(config.network, tower)
-    model.start_from_priors(phrases, [vocabulary.prior(name) for name in names])
+    generator = torch.Generator().manual_seed(config.seed)
+    model.learn_names(phrases, [vocabulary.prior(name) for name in names], generator)
     return model
 
 
@@ -133,7 +137,7 @@ def train(
     loss_now = torch.zeros((), device=device)
     for step, slabs in _batches(training, config, accelerator, first):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_share(step, config)
+            group["lr"] = group["share"] * config.learning_rate * learning_rate_share(step, config)
         loss = wrapped(slabs.inputs, slabs.labels, step)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
@@ -262,12 +266,18 @@ def _is_bfloat16_fast() -> bool:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay weights; leave biases, norms and other vectors alone."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    """Decay matrices, not vectors; the text tower, a transformer, learns at a tenth of the rate."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        key = name.startswith("tower."), parameter.ndim > 1
+        groups.setdefault(key, []).append(parameter)
     return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if is_matrix else 0.0,
+            "share": TOWER_SHARE if is_tower else 1.0,
+        }
+        for (is_tower, is_matrix), parameters in groups.items()
     ]
 
 

@@ -14,11 +14,11 @@ from segone_napari.models.network import ImageFeatures, Phase
 from segone_napari.models.schedule import NoiseSchedule
 from segone_napari.models.segone import SegOneModel, prompt_logit
 
-SMOOTH = 1.0
+SMOOTH = 0.1
 
 
 def dense_loss(features: Tensor, answers: Answers, labels: Tensor) -> Tensor:
-    """Cross-entropy plus soft Dice over all classes.
+    """Cross-entropy minus the mean log of the soft Dice of the classes present.
 
     Parameters
     ----------
@@ -39,7 +39,10 @@ def dense_loss(features: Tensor, answers: Answers, labels: Tensor) -> Tensor:
     dice = (2 * hits + SMOOTH) / (size + truth_size + SMOOTH)
     is_present = truth_size > 0
     is_present[0] = False
-    return cross_entropy + 1 - dice[is_present].mean() if is_present.any() else cross_entropy
+    if not is_present.any():
+        return cross_entropy
+    # the logarithm keeps the gradient of a structure that isn't seen at all yet from vanishing
+    return cross_entropy - dice[is_present].clamp_min(1e-4).log().mean()
 
 
 def draw_phase(generator: torch.Generator) -> Phase:

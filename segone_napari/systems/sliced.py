@@ -1,0 +1,513 @@
+"""The engine of every system that looks at slabs: find the brain, encode slices, answer prompts.
+
+`encode` computes features of every pixel once. A prompt is then a product of these features with
+the prompt's answer, inside the box where the structure was seen at all.
+
+Dimension key: x y z RAS axes of the working grid, B batch, D features a pixel, H W pixels, C
+classes, N slices.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segone_napari.data.resample import through_plane_axis, to_native, to_working, working_grid
+from segone_napari.data.slices import Head, SlabLayout, cut_slabs, slab_layout, to_volume
+from segone_napari.data.synthetic import PLANES, SyntheticConfig, bright_end
+from segone_napari.data.vocabulary import Match, Term, Vocabulary
+from segone_napari.models.answers import Answers, DenseModel
+from segone_napari.runtime import (
+    BadInput,
+    Progress,
+    fast_precision,
+    has_fast_bfloat16,
+    no_progress,
+)
+from segone_napari.systems.base import EMPTY_BOX, Box, Result
+from segone_napari.volume import Grid, Volume
+
+NEIGHBOUR_MM = SyntheticConfig.neighbour_mm
+MARGIN_MM = 14.0
+"""What is looked at around the brain."""
+SLABS_AT_ONCE = 8
+FAINT = 0.02
+"""Probabilities up to this count as nothing."""
+SMALLEST_ML = 0.015
+LEAST_CONFIDENCE = 0.3
+"""A structure smaller, or a mask less sure than this, counts as not found."""
+
+_AROUND_BRAIN = ("background", "cerebrospinal fluid", "blood vessels")
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at a head: a plane, the distance of slices, mirrored or not."""
+
+    plane: str
+    step_mm: float = 1.0
+    is_mirrored: bool = False
+
+
+def preset_views(preset: str, through_plane: int | None) -> tuple[View, ...]:
+    """Choose the views of a preset; a thick-sliced scan is always cut along its own slices."""
+    normals = {axes[2]: plane for plane, axes in PLANES.items()}
+    main = "axial" if through_plane is None else normals[through_plane]
+    if preset == "fast":
+        return (View(main, 2.0),)
+    if preset == "balanced":
+        return (View(main), View(main, is_mirrored=True))
+    if through_plane is not None:
+        return (View(main), View(main, is_mirrored=True))
+    return tuple(View(plane, is_mirrored=m) for plane in PLANES for m in (False, True))
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedView:
+    """What was seen in one view.
+
+    Attributes
+    ----------
+    view, layout : how it was cut. In a mirrored view, x of the layout runs from the right.
+    features : (N, D, H, W), half precision.
+    log_total : (N, H, W) float32, the log-sum-exp of all classes' logits.
+    extents : (C, 3, 2) int, first and last + 1 slice, row and column where each class is not
+        faint; empty where it is nowhere.
+    """
+
+    view: View
+    layout: SlabLayout
+    features: Tensor
+    log_total: Tensor
+    extents: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedHead:
+    """An encoded image."""
+
+    grid: Grid
+    working: Grid
+    head: Head
+    views: tuple[EncodedView, ...]
+
+
+class SlicedSystem:
+    """A dense model of slabs as a system."""
+
+    def __init__(
+        self,
+        name: str,
+        checkpoint: str,
+        model: DenseModel,
+        vocabulary: Vocabulary,
+        *,
+        device: torch.device,
+        preset: str = "balanced",
+        seed: int = 0,
+    ) -> None:
+        self.name, self.checkpoint = name, checkpoint
+        self.model, self.vocabulary = model, vocabulary
+        self.device, self.preset, self.seed = device, preset, seed
+        self._located: weakref.WeakKeyDictionary[Volume, tuple[Grid, Head]] = (
+            weakref.WeakKeyDictionary()
+        )
+        with torch.inference_mode():
+            names = vocabulary.class_names
+            self._classes = model.answers(names)
+            self._mirrored = model.answers([vocabulary.swap_side(name) for name in names])
+
+    # --- the protocol ---------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, image: Volume, *, progress: Progress = no_progress) -> EncodedHead:
+        """Find the brain and compute the features of every view."""
+        working, head = self._locate(image)
+        views = preset_views(self.preset, through_plane_axis(image.grid))
+        layouts = [
+            slab_layout(_mirror(head) if v.is_mirrored else head, v.plane, v.step_mm, self.model.stride)
+            for v in views
+        ]
+        total = sum(len(layout.indices) for layout in layouts)
+        done = 0
+        encoded = []
+        for view, layout in zip(views, layouts, strict=True):
+            start = done
+
+            def report(slices: int, start: int = start) -> None:
+                progress(start + slices, total)
+
+            encoded.append(self._encode_view(head, view, layout, report))
+            done += len(layout.indices)
+        return EncodedHead(image.grid, working, head, tuple(encoded))
+
+    @torch.inference_mode()
+    def segment(
+        self,
+        encoded: EncodedHead,
+        prompts: Sequence[str],
+        *,
+        progress: Progress = no_progress,
+    ) -> list[Result]:
+        """Answer each prompt, in order."""
+        results = []
+        for done, prompt in enumerate(prompts):
+            progress(done, len(prompts))
+            results.append(self._answer(encoded, prompt))
+        progress(len(prompts), len(prompts))
+        return results
+
+    @torch.inference_mode()
+    def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
+        """Answer for one slice of the image alone, where its axes run along the working grid's."""
+        working, head = self._locate(image)
+        place = _working_slice(image.grid, working, axis, index)
+        if place is None:
+            return []
+        normal, middle = place
+        plane = next(name for name, axes in PLANES.items() if axes[2] == normal)
+        # three voxels thick, so that the slice lies between samples on any grid
+        box = list(head.box)
+        box[normal] = slice(middle - 1, middle + 2)
+        thin = replace(head, box=(box[0], box[1], box[2]))
+        layout = slab_layout(thin, plane, 1.0, self.model.stride)
+        one = replace(layout, indices=(middle,))
+        seen = self._encode_view(head, View(plane), one, lambda _: None)
+        thick = replace(
+            seen,
+            layout=layout,
+            features=seen.features.expand(3, -1, -1, -1),
+            log_total=seen.log_total.expand(3, -1, -1),
+            extents=np.where(np.arange(3)[None, :, None] == 0, [0, 3], seen.extents),
+        )
+        encoded = EncodedHead(image.grid, working, thin, (thick,))
+        return [_only_slice(self._answer(encoded, p), axis, index) for p in prompts]
+
+    # --- encoding -------------------------------------------------------------------------------
+
+    def _locate(self, image: Volume) -> tuple[Grid, Head]:
+        """Bring an image to the working grid and find the brain in it; kept while the image is."""
+        if image not in self._located:
+            working = working_grid(image.grid)
+            raw = to_working(image, working, self.device)
+            image_box = _foreground(raw)
+            bright = bright_end(raw[image_box][::2, ::2, ::2].reshape(1, 1, 1, -1)).squeeze()
+            guess = _first_centre(image_box, working.spacing)
+            head = Head((raw / bright).clamp(0, 2), working.spacing, guess, image_box)
+            for _ in range(2):
+                head = self._look_for_brain(head, image_box, through_plane_axis(image.grid))
+            self._located[image] = working, head
+        return self._located[image]
+
+    def _look_for_brain(self, head: Head, image_box: Box, through_plane: int | None) -> Head:
+        """Segment a few slices of the whole head; return it with the brain's centre and box."""
+        view = replace(preset_views("fast", through_plane)[0], step_mm=6.0)
+        layout = slab_layout(replace(head, box=image_box), view.plane, view.step_mm, self.model.stride)
+        brain = torch.tensor(
+            [name not in _AROUND_BRAIN for name in self.vocabulary.class_names], device=self.device
+        )
+        masks = []
+        for slabs in _batched(layout.indices):
+            features = self._features(head, layout, slabs)
+            masks.append(self._classes.logits(features).argmax(1))  # (B, H, W)
+        is_brain = brain[torch.cat(masks)]
+        return _centred_on(head, to_volume(is_brain.float(), layout) > 0.5, layout.box)
+
+    def _features(self, head: Head, layout: SlabLayout, indices: tuple[int, ...]) -> Tensor:
+        slabs = cut_slabs(head, layout, indices, self.model.slices, NEIGHBOUR_MM)
+        with fast_precision(self.device):
+            return self.model.features(slabs)  # (B, D, H, W)
+
+    def _encode_view(
+        self, head: Head, view: View, layout: SlabLayout, progress: Callable[[int], None]
+    ) -> EncodedView:
+        head = _mirror(head) if view.is_mirrored else head
+        classes = self._mirrored if view.is_mirrored else self._classes
+        dtype = torch.bfloat16 if has_fast_bfloat16(self.device) else torch.float16
+        features, totals, seen = [], [], []
+        done = 0
+        for indices in _batched(layout.indices):
+            progress(done)
+            batch = self._features(head, layout, indices)
+            logits = classes.logits(batch).float()  # (B, C, H, W)
+            total = logits.logsumexp(1)  # (B, H, W)
+            features.append(batch.to(dtype))
+            totals.append(total)
+            seen.append(_seen_lines((logits - total[:, None]).exp_() > FAINT))
+            done += len(indices)
+        progress(done)
+        return EncodedView(view, layout, torch.cat(features), torch.cat(totals), _extents(seen))
+
+    # --- answering ------------------------------------------------------------------------------
+
+    def _answer(self, encoded: EncodedHead, prompt: str) -> Result:
+        started = time.monotonic()
+        match = self.vocabulary.match(prompt)
+        if match.term is None:
+            return _refusal(encoded.grid, prompt, match, time.monotonic() - started)
+        term = match.term
+        probability, origin = self._probability(encoded, term)
+        working, native = encoded.working, encoded.grid
+        box, values = to_native(probability, working, native, FAINT, origin=origin)
+        confidence = expected_dice(values)
+        mask = values > 0.5
+        volume_ml = int(mask.sum()) * native.voxel_volume_ml
+        found = volume_ml >= SMALLEST_ML and confidence >= LEAST_CONFIDENCE
+        return Result(
+            prompt=prompt,
+            resolved=term.canonical,
+            side=term.side,
+            grid=native,
+            box=box,
+            probability=values,
+            found=found,
+            confidence=confidence,
+            seconds=time.monotonic() - started,
+            uncertainty=None if self.preset == "fast" else entropy(values),
+            colour=term.colour,
+            warnings=self._side_warnings(encoded, term, probability, origin) if found else (),
+        )
+
+    def _probability(self, encoded: EncodedHead, term: Term) -> tuple[Tensor, tuple[int, int, int]]:
+        """Mean probability of a term over the views, on a box of the working grid."""
+        index = [self.vocabulary.class_names.index(name) for name in term.classes]
+        parts = []
+        for view in encoded.views:
+            rows = [slice(int(a), int(b)) for a, b in _union(view.extents[index])]
+            if any(s.stop <= s.start for s in rows):
+                continue
+            part = _class_probability(view, self._answers_of(view.view, index), rows)
+            parts.append(_placed(part, view, rows, encoded.working.shape[0]))
+        if not parts:
+            return torch.zeros(0, 0, 0), (0, 0, 0)
+        return _mean_of(parts, len(encoded.views))
+
+    def _answers_of(self, view: View, index: list[int]) -> Answers:
+        classes = self._mirrored if view.is_mirrored else self._classes
+        return Answers(classes.vectors[index], classes.biases[index])
+
+    def _side_warnings(
+        self, encoded: EncodedHead, term: Term, probability: Tensor, origin: tuple[int, int, int]
+    ) -> tuple[str, ...]:
+        """Check from the image alone that a left mask lies left of the brain's middle."""
+        if term.side not in ("left", "right"):
+            return ()
+        mass = probability.float().sum((1, 2)).cpu()
+        x = float((mass * torch.arange(len(mass))).sum() / mass.sum()) + origin[0]
+        beyond_mm = (x - encoded.head.centre[0]) * encoded.head.spacing[0]
+        is_wrong = beyond_mm > 2 if term.side == "left" else beyond_mm < -2
+        if not is_wrong:
+            return ()
+        return (f"the {term.canonical} lies on the other side of the brain's middle; check it",)
+
+
+def expected_dice(probability: NDArray[np.float16]) -> float:
+    """Dice that the mask (probability > 0.5) can expect if the probabilities are true."""
+    values = probability.astype(np.float32)
+    mask = values > 0.5
+    total = float(values.sum()) + int(mask.sum())
+    return 2 * float(values[mask].sum()) / total if mask.any() else float(values.max(initial=0.0))
+
+
+def entropy(probability: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Binary entropy of probabilities in bits, 0 (sure) to 1 (even odds)."""
+    p = np.clip(probability.astype(np.float32), 1e-6, 1 - 1e-6)
+    bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    return bits.astype(np.float16)  # type: ignore[no-any-return]
+
+
+# --- finding the brain --------------------------------------------------------------------------
+
+
+def _foreground(image: Tensor) -> Box:
+    """The box of what is brighter than air."""
+    sparse = image[::3, ::3, ::3].flatten()
+    level = 0.12 * float(sparse.kthvalue(max(1, int(0.995 * len(sparse)))).values)
+    is_bright = image > level
+    box = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        share = is_bright.float().mean(others)
+        lines = torch.nonzero(share > 0.01).flatten()
+        if len(lines) == 0:
+            box.append(slice(0, image.shape[axis]))
+        else:
+            box.append(slice(int(lines[0]), int(lines[-1]) + 1))
+    return box[0], box[1], box[2]
+
+
+def _first_centre(box: Box, spacing: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Guess a brain's centre: the middle of the head, at most 75 mm below its top."""
+    middle = [(s.start + s.stop - 1) / 2 for s in box]
+    middle[2] = max(middle[2], box[2].stop - 75 / spacing[2])
+    return middle[0], middle[1], middle[2]
+
+
+def _centred_on(head: Head, is_brain: Tensor, box: Box) -> Head:
+    """Return the head with the centre and box of a brain mask (x, y, z) given on `box`."""
+    centre, sides = list(head.centre), list(head.box)
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        area = is_brain.float().sum(others)
+        lines = torch.nonzero(area > 0.02 * area.max()).flatten()
+        if len(lines) == 0 or area.max() < 25:
+            return head
+        first, last = int(lines[0]) + box[axis].start, int(lines[-1]) + box[axis].start
+        margin = round(MARGIN_MM / head.spacing[axis])
+        centre[axis] = (first + last) / 2
+        sides[axis] = slice(
+            max(0, first - margin), min(head.image.shape[axis], last + margin + 1)
+        )
+    return replace(
+        head, centre=(centre[0], centre[1], centre[2]), box=(sides[0], sides[1], sides[2])
+    )
+
+
+def _mirror(head: Head) -> Head:
+    """The head with left and right exchanged."""
+    width = head.image.shape[0]
+    x, y, z = head.box
+    return replace(
+        head,
+        image=head.image.flip(0),
+        centre=(width - 1 - head.centre[0], *head.centre[1:]),
+        box=(slice(width - x.stop, width - x.start), y, z),
+    )
+
+
+# --- views --------------------------------------------------------------------------------------
+
+
+def _batched(indices: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [indices[i : i + SLABS_AT_ONCE] for i in range(0, len(indices), SLABS_AT_ONCE)]
+
+
+def _seen_lines(is_seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which slices (B, C), rows (C, H) and columns (C, W) show each class, from (B, C, H, W)."""
+    by_row, by_column = is_seen.any(3), is_seen.any(2)  # (B, C, H), (B, C, W)
+    return by_row.any(2).cpu(), by_row.any(0).cpu(), by_column.any(0).cpu()
+
+
+def _extents(seen: list[tuple[Tensor, Tensor, Tensor]]) -> NDArray[np.int64]:
+    """First and last + 1 line of every class along slices, rows and columns: (C, 3, 2)."""
+    slices = torch.cat([s for s, _, _ in seen]).T  # (C, N)
+    rows = torch.stack([r for _, r, _ in seen]).any(0)  # (C, H)
+    columns = torch.stack([c for _, _, c in seen]).any(0)  # (C, W)
+    out = np.zeros((len(slices), 3, 2), dtype=np.int64)
+    for place, lines in enumerate((slices, rows, columns)):
+        flags = lines.numpy()
+        first = flags.argmax(1)
+        last = flags.shape[1] - flags[:, ::-1].argmax(1)
+        out[:, place, 0], out[:, place, 1] = first, np.where(flags.any(1), last, first)
+    return out
+
+
+def _union(extents: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The lines (3, 2) that hold every non-empty one of some classes (C, 3, 2)."""
+    filled = extents[(extents[:, :, 1] > extents[:, :, 0]).all(1)]
+    if not len(filled):
+        return np.zeros((3, 2), dtype=np.int64)
+    return np.stack([filled[:, :, 0].min(0), filled[:, :, 1].max(0)], axis=1)
+
+
+def _class_probability(view: EncodedView, answers: Answers, rows: list[slice]) -> Tensor:
+    """Probability (n, h, w) of the union of some classes, inside a box of a view."""
+    at = (rows[0], slice(None), rows[1], rows[2])
+    logits = answers.logits(view.features[at]).float()  # (n, P, h, w)
+    inside = logits.logsumexp(1) if logits.shape[1] > 1 else logits[:, 0]
+    return (inside - view.log_total[rows[0], rows[1], rows[2]]).exp().clamp_max(1)
+
+
+def _placed(
+    part: Tensor, view: EncodedView, rows: list[slice], width: int
+) -> tuple[Tensor, tuple[int, int, int]]:
+    """Turn (n, h, w) of a view into (x, y, z) and its first voxel on the working grid."""
+    layout = view.layout
+    row_axis, column_axis, normal = layout.axes
+    indices = layout.indices[rows[0]]
+    box = list(layout.box)
+    box[normal] = slice(indices[0], indices[-1] + 1)
+    for axis, lines in ((row_axis, rows[1]), (column_axis, rows[2])):
+        start = layout.box[axis].start
+        box[axis] = slice(start + lines.start, start + lines.stop)
+    volume = to_volume(part, SlabLayout(layout.axes, (box[0], box[1], box[2]), indices))
+    start_x = box[0].start
+    if view.view.is_mirrored:
+        volume, start_x = volume.flip(0), width - box[0].stop
+    return volume, (start_x, box[1].start, box[2].start)
+
+
+def _mean_of(
+    parts: list[tuple[Tensor, tuple[int, int, int]]], views: int
+) -> tuple[Tensor, tuple[int, int, int]]:
+    """Add up boxes at their places and divide by the number of views."""
+    if len(parts) == views == 1:
+        return parts[0]
+    starts = np.array([origin for _, origin in parts])
+    stops = starts + np.array([part.shape for part, _ in parts])
+    origin = starts.min(0)
+    shape = (stops.max(0) - origin).tolist()
+    mean = torch.zeros(shape, device=parts[0][0].device)
+    for (part, _), start in zip(parts, starts - origin, strict=True):
+        mean[tuple(slice(s, s + n) for s, n in zip(start, part.shape, strict=True))] += part
+    return mean / views, (int(origin[0]), int(origin[1]), int(origin[2]))
+
+
+# --- preview and refusal ------------------------------------------------------------------------
+
+
+def _working_slice(native: Grid, working: Grid, axis: int, index: int) -> tuple[int, int] | None:
+    """Find the working axis and index of a native slice; None where the axes don't run along."""
+    if not 0 <= index < native.shape[axis]:
+        raise BadInput(f"there is no slice {index} along axis {axis} of {native.shape}")
+    to_working_index = np.linalg.inv(working.affine) @ native.affine
+    direction = to_working_index[:3, axis] / np.linalg.norm(to_working_index[:3, axis])
+    normal = int(np.abs(direction).argmax())
+    if abs(direction[normal]) < 0.999:
+        return None
+    centre = [(n - 1) / 2 for n in native.shape]
+    centre[axis] = index
+    middle = round(float((to_working_index @ np.array([*centre, 1.0]))[normal]))
+    return normal, min(max(middle, 1), working.shape[normal] - 2)
+
+
+def _only_slice(result: Result, axis: int, index: int) -> Result:
+    """Keep one slice of a result."""
+    box = list(result.box)
+    start = box[axis].start
+    if not start <= index < box[axis].stop:
+        return replace(result, box=EMPTY_BOX, probability=np.zeros((0, 0, 0), np.float16), uncertainty=None)
+    keep = [slice(None)] * 3
+    keep[axis] = slice(index - start, index - start + 1)
+    box[axis] = slice(index, index + 1)
+    at = (keep[0], keep[1], keep[2])
+    return replace(
+        result,
+        box=(box[0], box[1], box[2]),
+        probability=result.probability[at],
+        uncertainty=None if result.uncertainty is None else result.uncertainty[at],
+    )
+
+
+def _refusal(grid: Grid, prompt: str, match: Match, seconds: float) -> Result:
+    """The answer to a prompt that isn't understood."""
+    return Result(
+        prompt=prompt,
+        resolved=None,
+        side=None,
+        grid=grid,
+        box=EMPTY_BOX,
+        probability=np.zeros((0, 0, 0), dtype=np.float16),
+        found=False,
+        confidence=0.0,
+        seconds=seconds,
+        warnings=(match.reason,) if match.reason else (),
+        suggestions=match.suggestions,
+    )
