@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
 from segone_napari import montage
 from segone_napari.data import formats
 from segone_napari.data.samples import SAMPLES
 from segone_napari.data.vocabulary import Vocabulary
+from segone_napari.evaluation.metrics import dice_by_prompt
+from segone_napari.evaluation.reference import reference_classes
 from segone_napari.runtime import BadInput, Progress, no_progress
 from segone_napari.session import Outputs, Session, label_map, write_outputs
 from segone_napari.systems.base import Result
@@ -86,7 +86,9 @@ def run(
     session = session or Session()
     image = formats.read(SAMPLE.image_path)
     results = session.segment(image, PROMPTS, progress=progress)
-    dice = _dice_of(results, formats.read(SAMPLE.truth_path))
+    vocabulary = Vocabulary.load()
+    classes = reference_classes(formats.read(SAMPLE.truth_path), vocabulary, SAMPLE.truth_labels)
+    dice = dice_by_prompt(results, classes, vocabulary)
     system = session.system
     written = write_outputs(
         results,
@@ -116,55 +118,6 @@ def _prepare(folder: Path, *, force: bool) -> None:
         raise BadInput(
             f"can't make the folder {folder}: {error.strerror}; choose another with --out"
         ) from error
-
-
-def _dice_of(results: Sequence[Result], truth: Volume) -> dict[str, float]:
-    """Compare each mask with the reference, which lies on the same grid."""
-    vocabulary = Vocabulary.load()
-    classes = _classes(truth, vocabulary)
-    voxels = np.bincount(classes.ravel(), minlength=len(vocabulary.class_names))
-    dice: dict[str, float] = {}
-    for result in results:
-        term = vocabulary.match(result.prompt).term
-        if term is None:
-            continue
-        wanted = [vocabulary.class_names.index(name) for name in term.classes]
-        if voxels[wanted].any():
-            mask = (result.probability > 0.5) & result.found
-            overlap = np.count_nonzero(np.isin(classes[result.box][mask], wanted))
-            total = np.count_nonzero(mask) + voxels[wanted].sum()
-            dice[result.prompt] = float(2.0 * overlap / total)
-    return dice
-
-
-def _classes(truth: Volume, vocabulary: Vocabulary) -> NDArray[np.uint8]:
-    """Turn FreeSurfer's label values into indices of the vocabulary's classes."""
-    index = {name: number for number, name in enumerate(vocabulary.class_names)}
-    table = np.zeros(int(truth.data.max()) + 1, dtype=np.uint8)
-    for value, name in vocabulary.labels.items():
-        if value < len(table):
-            table[value] = index[name]
-    classes: NDArray[np.uint8] = table[truth.data]
-    # Some values, such as the corpus callosum's, hold both sides: the midline tells them apart.
-    for name in sorted(set(vocabulary.split_labels.values())):
-        values = [value for value, of in vocabulary.split_labels.items() if of == name]
-        where = np.argwhere(np.isin(truth.data, values))
-        if len(where):
-            pair = index[f"left {name}"], index[f"right {name}"]
-            is_left = _x_mm(where, truth) < _midline_mm(classes, pair, truth)
-            classes[tuple(where.T)] = np.where(is_left, *pair)
-    return classes
-
-
-def _midline_mm(classes: NDArray[np.uint8], pair: tuple[int, int], truth: Volume) -> float:
-    """Where, along the patient's left-right axis, a left and a right structure meet."""
-    centres = [_x_mm(np.argwhere(classes == number)[::97], truth).mean() for number in pair]
-    return float(np.mean(centres))
-
-
-def _x_mm(voxels: NDArray[np.intp], volume: Volume) -> NDArray[np.float64]:
-    points: NDArray[np.float64] = nib.affines.apply_affine(volume.affine, voxels)
-    return points[:, 0]
 
 
 def _write_montage(

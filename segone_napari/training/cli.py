@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--run",
+        dest="run_folder",
+        metavar="DIR",
         type=Path,
         default=Path("runs/base"),
         help="folder of this run; if it exists, training goes on from it (default: %(default)s)",
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
         folder = train(
             args.label_maps,
-            args.run,
+            args.run_folder,
             config,
             minutes=args.minutes,
             save_every_s=args.save_every,
