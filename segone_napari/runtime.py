@@ -71,7 +71,7 @@ def _is_available(kind: str) -> bool:
 
 @contextmanager
 def fast_precision(device: torch.device) -> Iterator[None]:
-    """Autocast to bfloat16 where that is faster than float32 (GPUs, CPUs with AMX or AVX512-BF16)."""
+    """Autocast to bfloat16 where it beats float32 (GPUs, CPUs with AMX or AVX512-BF16)."""
     import torch
 
     with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
@@ -83,7 +83,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False

@@ -147,7 +147,11 @@ def _fill_between(slices: Tensor, indices: tuple[int, ...]) -> Tensor:
     """Interpolate (B, H, W) at increasing positions to every whole position (N, H, W)."""
     known = torch.tensor(indices, device=slices.device)
     every = torch.arange(indices[0], indices[-1] + 1, device=slices.device)
-    above = torch.searchsorted(known, every).clamp(1, len(indices) - 1) if len(indices) > 1 else every * 0
+    above = (
+        torch.searchsorted(known, every).clamp(1, len(indices) - 1)
+        if len(indices) > 1
+        else every * 0
+    )
     below = (above - 1).clamp_min(0)
     span = (known[above] - known[below]).clamp_min(1)
     share = ((every - known[below]) / span).to(slices.dtype)[:, None, None]

@@ -17,12 +17,13 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segone_napari.data.vocabulary import Vocabulary
@@ -147,11 +148,11 @@ class LabelMaps:
 
     def to(self, device: torch.device) -> LabelMaps:
         """Return the same maps on a device."""
-        moved = {
-            key: value.to(device) if isinstance(value, Tensor) else value
-            for key, value in vars(self).items()
-        }
-        return LabelMaps(**moved)
+        return LabelMaps(
+            self.tissues.to(device), self.centres.to(device), self.extents.to(device),
+            self.classes.to(device), self.mirrored.to(device), self.is_outside.to(device),
+            self.names,
+        )  # fmt: skip
 
     def select(self, indices: list[int]) -> LabelMaps:
         """Return some of the maps."""
@@ -168,34 +169,109 @@ def load_label_maps(
 
     Values are FreeSurfer's, as `Vocabulary.labels` names them, unless the folder holds a
     ``labels.json`` that maps each value to the name of a class. Values that neither names keep a
-    tissue (a brightness) of their own and count as background.
+    tissue (a brightness) of their own and count as background. Maps of another voxel size are
+    brought to 1 mm.
 
     Raises
     ------
     BadInput
-        If the folder holds no label map, or one of them isn't 3-D.
+        If the folder holds no label map, or one that is damaged, isn't 3-D or shows nothing that
+        the vocabulary knows.
     """
     paths = sorted(p for p in folder.glob("*") if p.name.endswith((".nii", ".nii.gz", ".mgz")))
     if not paths:
-        raise BadInput(f"{folder} holds no label maps; give a folder of .nii, .nii.gz or .mgz files")
+        raise BadInput(
+            f"{folder} holds no label maps; give a folder of .nii, .nii.gz or .mgz files"
+        )
+    table, split = _value_tables(folder, vocabulary)
     maps = []
     for done, path in enumerate(paths):
-        maps.append(_read_ras(path))
+        maps.append(_split_sides(_read_ras(path), table, split))
         progress(done + 1, len(paths))
     values = np.unique(np.concatenate([np.unique(m) for m in maps]))
-    table = _value_table(folder, vocabulary)
+    if len(values) > 256:
+        raise BadInput(f"{folder} holds {len(values)} different values; at most 256 can be used")
     names = tuple("background" if v == 0 else table.get(int(v), f"label {v}") for v in values)
+    is_outside = np.array([n == "background" or n.startswith("label ") for n in names])
+    is_brain = ~is_outside & ~np.isin(names, _AROUND_BRAIN)
+    for path, m in zip(paths, maps, strict=True):
+        if not np.isin(m, values[is_brain]).any():
+            raise BadInput(
+                f"{path} shows no structure of the vocabulary; use FreeSurfer's values, or put a "
+                "labels.json (value to name) beside it"
+            )
     tissues = _stack([np.searchsorted(values, m).astype(np.uint8) for m in maps])
+    extents = torch.tensor([_extent(is_brain[t.numpy()]) for t in tissues], dtype=torch.float32)
     index = {name: i for i, name in enumerate(vocabulary.class_names)}
-    classes = torch.tensor([index.get(name, 0) for name in names])
-    is_outside = torch.tensor([n == "background" or n.startswith("label ") for n in names])
-    is_brain = ~is_outside.numpy() & ~np.isin(names, _AROUND_BRAIN)
-    boxes = [_extent(is_brain[t.numpy()]) for t in tissues]
-    extents = torch.tensor(np.array(boxes), dtype=torch.float32)
-    mirrored = torch.tensor(_mirror_table(names, vocabulary))
     return LabelMaps(
-        tissues, extents.mean(2), extents, classes, mirrored, is_outside, names
+        tissues=tissues,
+        centres=extents.mean(2),
+        extents=extents,
+        classes=torch.tensor([index.get(name, 0) for name in names]),
+        mirrored=torch.tensor(_mirror_table(names, vocabulary)),
+        is_outside=torch.from_numpy(is_outside),
+        names=names,
     )
+
+
+def _value_tables(folder: Path, vocabulary: Vocabulary) -> tuple[dict[int, str], dict[int, str]]:
+    """Value to class, and value to the paired structure of which it names both sides."""
+    own = folder / "labels.json"
+    if not own.exists():
+        known = {v: n for v, n in vocabulary.labels.items() if v < OUTSIDE_BRAIN or v >= 1000}
+        return known, dict(vocabulary.split_labels)
+    try:
+        document = json.loads(own.read_text(encoding="utf-8"))
+        table = {int(value): str(name) for value, name in document.items()}
+    except (ValueError, AttributeError) as error:
+        raise BadInput(f"{own} is no table of values and names ({error}); write it anew") from error
+    unknown = sorted(set(table.values()) - set(vocabulary.class_names))
+    if unknown:
+        raise BadInput(
+            f"{own} names unknown classes: {', '.join(unknown)}; see 'segone vocabulary'"
+        )
+    return table, {}
+
+
+def _read_ras(path: Path) -> NDArray[np.int32]:
+    """Read a label map (x, y, z) in RAS order with voxels of 1 mm."""
+    try:
+        image: Any = nib.load(path)
+        if image.ndim != 3:
+            raise BadInput(f"{path} has {image.ndim} dimensions; a label map has 3")
+        image = nib.as_closest_canonical(image)
+        data: NDArray[np.int32] = np.rint(np.asarray(image.dataobj)).astype(np.int32)
+    except BadInput:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are parsers
+        raise BadInput(f"can't read the label map {path} ({error}); copy it anew") from error
+    for axis, spacing in enumerate(nib.affines.voxel_sizes(image.affine)):
+        if abs(spacing - 1) > 0.02:
+            nearest = (np.arange(max(1, round(data.shape[axis] * spacing))) + 0.5) / spacing
+            nearest = nearest.astype(np.int64).clip(max=data.shape[axis] - 1)
+            data = data.take(nearest, axis)
+    return data
+
+
+def _split_sides(
+    data: NDArray[np.int32], table: dict[int, str], split: dict[int, str]
+) -> NDArray[np.int32]:
+    """Give voxels whose value names both sides of a structure the value of their own side."""
+    shared = {int(v): split[int(v)] for v in np.unique(data) if int(v) in split}
+    if not shared:
+        return data
+    sides = {
+        side: np.isin(data, [v for v, name in table.items() if name.startswith(f"{side} ")])
+        for side in ("left", "right")
+    }
+    ends = [end for mask in sides.values() if mask.any() for end in _extent(mask)[0]]
+    middle = (min(ends) + max(ends)) / 2 if ends else (len(data) - 1) / 2
+    is_left = np.broadcast_to(np.arange(len(data))[:, None, None] < middle, data.shape)
+    for value, name in shared.items():
+        for side, mask in (("left", is_left), ("right", ~is_left)):
+            own = next(v for v, n in table.items() if n == f"{side} {name}")
+            data = np.where((data == value) & mask, own, data)
+    return data
 
 
 def _mirror_table(names: tuple[str, ...], vocabulary: Vocabulary) -> list[int]:
@@ -216,29 +292,10 @@ def _mirror_table(names: tuple[str, ...], vocabulary: Vocabulary) -> list[int]:
     return [other(*key) for key in keys]
 
 
-def _value_table(folder: Path, vocabulary: Vocabulary) -> dict[int, str]:
-    own = folder / "labels.json"
-    if not own.exists():
-        return {v: n for v, n in vocabulary.labels.items() if v < OUTSIDE_BRAIN or v >= 1000}
-    table = {int(value): str(name) for value, name in json.loads(own.read_text()).items()}
-    unknown = sorted(set(table.values()) - set(vocabulary.class_names))
-    if unknown:
-        raise BadInput(f"{own} names unknown classes: {', '.join(unknown)}; see 'segone vocabulary'")
-    return table
-
-
-def _read_ras(path: Path) -> np.ndarray:
-    image = nib.as_closest_canonical(nib.load(path))
-    data = np.asarray(image.dataobj)
-    if data.ndim != 3:
-        raise BadInput(f"{path} has {data.ndim} dimensions; a label map has 3")
-    return np.rint(data).astype(np.int32)
-
-
-def _stack(maps: list[np.ndarray]) -> Tensor:
+def _stack(maps: list[NDArray[np.uint8]]) -> Tensor:
     """Crop each map to its head and stack them to (M, X, Y, Z)."""
-    boxes = [_extent(m > 0) for m in maps]
-    cropped = [m[tuple(slice(int(a), int(b) + 1) for a, b in box)] for m, box in zip(maps, boxes, strict=True)]
+    boxes = [tuple(slice(a, b + 1) for a, b in _extent(m > 0)) for m in maps]
+    cropped = [m[box] for m, box in zip(maps, boxes, strict=True)]
     shape = np.max([c.shape for c in cropped], axis=0)
     out = np.zeros((len(maps), *shape), dtype=np.uint8)
     for target, c in zip(out, cropped, strict=True):
@@ -246,9 +303,10 @@ def _stack(maps: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(out)
 
 
-def _extent(mask: np.ndarray) -> list[tuple[int, int]]:
-    found = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    return [(int(f[0]), int(f[-1])) for f in found]
+def _extent(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last line along each axis that a mask (x, y, z), not empty, has voxels in."""
+    lines = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    return [(int(found[0]), int(found[-1])) for found in lines]
 
 
 def generate(
@@ -343,8 +401,12 @@ def _pixel_positions(
     central = config.central_mm * draw.normal(count)
     slice_mm = torch.where(draw.uniform(count) < config.central_share, central, anywhere)
     shift = draw.uniform(count, 2, low=-config.shift_mm, high=config.shift_mm)
-    rows = (torch.arange(config.height, device=draw.device) - (config.height - 1) / 2) * config.pixel_mm
-    columns = (torch.arange(config.width, device=draw.device) - (config.width - 1) / 2) * config.pixel_mm
+    rows = (
+        torch.arange(config.height, device=draw.device) - (config.height - 1) / 2
+    ) * config.pixel_mm
+    columns = (
+        torch.arange(config.width, device=draw.device) - (config.width - 1) / 2
+    ) * config.pixel_mm
     unit = F.one_hot(axes, 3).float()  # (B, 3, RAS): the directions of rows, columns, normal
     along_rows = (rows + shift[:, :1])[:, :, None] * unit[:, None, 0]  # (B, H, 3)
     along_columns = (columns + shift[:, 1:])[:, :, None] * unit[:, None, 1]  # (B, W, 3)
@@ -385,7 +447,7 @@ def _rotation(angles: Tensor) -> Tensor:
 
 
 def _look_up(maps: LabelMaps, head: Tensor, points: Tensor, draw: _Draw) -> Tensor:
-    """Return the tissue (B, K, H, W) at points (B, K, H, W, 3) in voxels; half of the heads mirrored."""
+    """Return the tissue (B, K, H, W) at points (B, K, H, W, 3) in voxels; half are mirrored."""
     count = len(head)
     mirror = draw.uniform(count) < 0.5  # (B,)
     sign = torch.where(mirror, -1.0, 1.0)[:, None, None, None]
@@ -405,7 +467,7 @@ def _look_up(maps: LabelMaps, head: Tensor, points: Tensor, draw: _Draw) -> Tens
 def _strip(
     maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: _Draw
 ) -> tuple[Tensor, Tensor]:
-    """Take skull and skin away from some heads, and the fluid around the brain from half of those."""
+    """Take skull and skin away from some heads; from half of these the fluid too."""
     count = len(tissue)
     is_stripped = draw.uniform(count) < config.stripped_share  # (B,)
     is_tight = is_stripped & (draw.uniform(count) < 0.5)
@@ -416,7 +478,7 @@ def _strip(
 
 
 def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: _Draw) -> Tensor:
-    """Draw the brightness of every tissue of every sample, and paint it: (B, K, H, W), about 0 to 1."""
+    """Draw the brightness of every tissue of each sample and paint it: (B, K, H, W)."""
     count, tissues = len(tissue), len(maps.names)
     mean = draw.uniform(count, tissues)
     looks = torch.full((len(config.looks), tissues), torch.nan)
@@ -434,8 +496,8 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     mean[:, 0] = torch.where(has_dark_air, 0.0, 0.2 * draw.uniform(count))
     spread = draw.uniform(count, tissues, low=0.01, high=0.07)
     spread[:, 0] *= ~has_dark_air
-    row = torch.arange(count, device=draw.device)[:, None, None, None]
-    return mean[row, tissue] + spread[row, tissue] * draw.normal(*tissue.shape)
+    sample = torch.arange(count, device=draw.device)[:, None, None, None]
+    return mean[sample, tissue] + spread[sample, tissue] * draw.normal(*tissue.shape)
 
 
 def _scan(slices: Tensor, is_stripped: Tensor, draw: _Draw) -> Tensor:
@@ -459,7 +521,7 @@ def _scan(slices: Tensor, is_stripped: Tensor, draw: _Draw) -> Tensor:
 
 
 def bright_end(slices: Tensor) -> Tensor:
-    """Return a robust maximum (B, 1, 1, 1) of images (B, S, H, W): the 99.5th percentile of what isn't air."""
+    """Return the 99.5th percentile (B, 1, 1, 1), air left out, of images (B, S, H, W)."""
     sparse = slices[:, :, ::3, ::3].flatten(1)  # (B, N)
     ordered = sparse.sort(dim=1).values
     is_air = ordered < 0.05 * ordered[:, -1:]

@@ -76,7 +76,7 @@ def resolve_checkpoint(name: str | Path | None, system: str) -> Path:
     if not folder.is_dir():
         bundled = ", ".join(sorted(p.name for p in BUNDLED.glob("*"))) or "none"
         raise BadCheckpoint(
-            f"no checkpoint {str(name)!r}; give a checkpoint folder or one of the bundled: {bundled}"
+            f"no checkpoint {str(name)!r}; give a checkpoint folder or a bundled one: {bundled}"
         )
     return folder
 
@@ -135,12 +135,22 @@ def save_checkpoint(
 
 def replace_folder(new: Path, folder: Path) -> None:
     """Put `new` in the place of `folder`, which may exist."""
-    old = folder.with_name(f".{folder.name}-old")
+    old = _aside(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Undo a `replace_folder` that was killed after it had put the old folder aside."""
+    if not folder.exists() and _aside(folder).exists():
+        _aside(folder).rename(folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}-old")
 
 
 def load_checkpoint(folder: Path) -> tuple[SegOneModel | UNetModel, Vocabulary, Manifest]:

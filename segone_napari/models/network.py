@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -83,7 +84,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         widths = (config.slices + POSITION_CHANNELS, *config.channels)
-        self.downs = nn.ModuleList(Down(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.downs = nn.ModuleList(Down(a, b) for a, b in pairwise(widths))
         self.levels = nn.ModuleList(
             nn.ModuleList(ScanBlock(width) for _ in range(count))
             for width, count in zip(config.channels, config.encoder_blocks, strict=True)
@@ -197,19 +198,17 @@ class SegOneNetwork(nn.Module):
             raise ValueError(f"a slab has {slab.shape[1]} channels; see NetworkConfig.slices")
         if slab.shape[2] % stride or slab.shape[3] % stride:
             raise ValueError(f"slab of {tuple(slab.shape[2:])} pixels; use multiples of {stride}")
-        return self.encoder(as_channels_last(slab))  # type: ignore[no-any-return]
+        return self.encoder(as_channels_last(slab))
 
     def dense_from(self, seen: ImageFeatures, phase: Phase | None = None) -> Tensor:
         """Pixel features (B, D, H, W) at t = T, without a mask and without a prompt."""
         skip = seen.skips[0]
         share = torch.ones(len(skip), device=skip.device)
-        return self.decoder(seen, share, phase=phase)  # type: ignore[no-any-return]
+        return self.decoder(seen, share, phase=phase)
 
 
 def sinusoidal(share: Tensor, channels: int) -> Tensor:
     """Embed shares (B,) in [0, 1] as sines and cosines (B, channels) of growing frequency."""
-    frequencies = torch.exp(
-        torch.linspace(0, math.log(1000), channels // 2, device=share.device)
-    )
+    frequencies = torch.exp(torch.linspace(0, math.log(1000), channels // 2, device=share.device))
     angles = share.float()[:, None] * frequencies  # (B, channels / 2)
     return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -48,7 +48,7 @@ class SegOneModel(nn.Module):
         share (B,) is the timestep as a share of the last, state (B, 2, H, W) holds x_t and what
         is known; `answer` has P = B prompts.
         """
-        return self.network.decoder(seen, share, state, answer.vectors, phase)  # type: ignore[no-any-return]
+        return self.network.decoder(seen, share, state, answer.vectors, phase)
 
     def learn_names(
         self,
@@ -76,7 +76,11 @@ class SegOneModel(nn.Module):
             self.to_answer.bias.copy_(targets.mean(0))
         for _ in range(steps):
             draws = torch.rand(count, 4, generator=generator).tolist()
-            chosen = [names[int(d * len(names))] for names, row in zip(phrases, draws, strict=True) for d in row]
+            chosen = [
+                names[int(d * len(names))]
+                for names, row in zip(phrases, draws, strict=True)
+                for d in row
+            ]
             read = self.to_answer(self.tower(chosen)).unflatten(0, (count, 4))  # (C, 4, D + 1)
             loss = (read - targets[:, None]).square().mean()
             optimizer.zero_grad()

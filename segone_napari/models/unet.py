@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from monai.networks.nets import UNet
+from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from segone_napari.models.answers import Answers
@@ -53,7 +53,7 @@ class UNetModel(nn.Module):
 
     def features(self, slabs: Tensor) -> Tensor:
         """Logits of every class (B, C, H, W), from slabs (B, S + 3, H, W)."""
-        return self.network(slabs)  # type: ignore[no-any-return]
+        return self.network(slabs)
 
     def answers(self, prompts: Sequence[str]) -> Answers:
         """Pick the output channels of P classes by their names."""

@@ -47,5 +47,7 @@ def create(
     """
     check_name(name)
     module, _, attribute = SYSTEMS[name].partition(":")
-    made: System = getattr(import_module(module), attribute).create(checkpoint, device, preset, seed)
+    made: System = getattr(import_module(module), attribute).create(
+        checkpoint, device, preset, seed
+    )
     return made

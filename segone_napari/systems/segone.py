@@ -12,9 +12,7 @@ class SegOne(SlicedSystem):
     """Answers prompts with SegOne's first denoising step, the text-aligned dense head."""
 
     @classmethod
-    def create(
-        cls, checkpoint: str | Path | None, device: str, preset: str, seed: int
-    ) -> "SegOne":
+    def create(cls, checkpoint: str | Path | None, device: str, preset: str, seed: int) -> "SegOne":
         """Load a checkpoint; None is the bundled one."""
         folder = resolve_checkpoint(checkpoint, "segone")
         model, vocabulary, manifest = load_checkpoint(folder)

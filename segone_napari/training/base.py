@@ -33,7 +33,12 @@ from segone_napari.data.synthetic import (
     load_label_maps,
 )
 from segone_napari.data.vocabulary import Vocabulary
-from segone_napari.models.checkpoint import Manifest, replace_folder, save_checkpoint
+from segone_napari.models.checkpoint import (
+    Manifest,
+    replace_folder,
+    restore_folder,
+    save_checkpoint,
+)
 from segone_napari.models.network import NetworkConfig
 from segone_napari.models.schedule import NoiseSchedule
 from segone_napari.models.segone import SegOneModel
@@ -123,12 +128,20 @@ def train(
     vocabulary = Vocabulary.load()
     maps = load_label_maps(label_maps, vocabulary)
     split = len(maps.tissues) - config.validation_maps
+    if split < 1:
+        raise BadInput(
+            f"{label_maps} holds {len(maps.tissues)} label maps, of which {config.validation_maps} "
+            "are kept out to measure on; give more maps or a smaller --validation-maps"
+        )
     training = maps.select(list(range(split)))
     held_out = maps.select(list(range(split, len(maps.tissues))))
 
     model = build_model(config, vocabulary).to(device)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), betas=(0.9, 0.98))
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    if accelerator.is_main_process:
+        restore_folder(run / "state")
+    accelerator.wait_for_everyone()
     state = _load_state(run, config, model, optimizer, average)
     wrapped, optimizer = accelerator.prepare(_Step(model, vocabulary, config), optimizer)
 

@@ -70,8 +70,7 @@ def diffusion_loss(
     of the slice is chosen for each sample, or, one time in eight, one that may be absent. One
     time in three some of the mask is known.
     """
-    count, height, width = labels.shape
-    device = labels.device
+    count, device = len(labels), labels.device
     chosen = _choose_classes(labels, len(answers.biases), generator)  # (B,)
     truth = labels == chosen[:, None, None]
     x_0 = truth[:, None].float() * 2 - 1  # (B, 1, H, W)
