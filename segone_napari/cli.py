@@ -186,7 +186,7 @@ def _segment(args: argparse.Namespace) -> None:
     for warning in image.warnings:
         print(f"segone: warning: {warning}", file=sys.stderr)
     system = session.system
-    if args.uncertainty and not getattr(system, "has_uncertainty", True):
+    if args.uncertainty and not system.has_uncertainty:
         raise no_uncertainty()
     # 3. The slow work.
     with _progress_bar() as progress:

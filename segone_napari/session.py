@@ -137,6 +137,8 @@ class Session:
             self._encoded.clear()
         else:
             self._encoded.pop(id(image), None)
+        if self._system is not None:
+            self._system.forget(image)
         gc.collect()
         _release_device_memory()
 

@@ -104,6 +104,9 @@ class ThresholdSystem:
         progress(len(prompts), len(prompts))
         return results
 
+    def forget(self, image: Volume | None = None) -> None:
+        """There is nothing to forget: all that is kept is in `EncodedHead`."""
+
     def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
         box = [slice(0, n) for n in image.grid.shape]
         box[axis] = slice(index, index + 1)

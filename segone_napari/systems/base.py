@@ -14,14 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segone_napari.runtime import Progress, no_progress
-from segone_napari.volume import Grid, Volume
+from segone_napari.volume import EMPTY_BOX, Box, Grid, Volume
 
-Box = tuple[slice, slice, slice]
-"""A box of voxels in a grid: half-open slices along i, j, k."""
+__all__ = ["EMPTY_BOX", "Box", "Encoded", "Result", "Side", "System"]
 
 Side = Literal["left", "right", "both"]
-
-EMPTY_BOX: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +99,7 @@ class System(Protocol):
 
     name: str
     checkpoint: str
+    has_uncertainty: bool
 
     def encode(self, image: Volume, *, progress: Progress = no_progress) -> Encoded:
         """Look at an image once. Raises `Cancelled` when `progress` does."""
@@ -118,4 +116,8 @@ class System(Protocol):
 
         Each result's `box` is one voxel thick along `axis`. May return an empty list.
         """
+        ...
+
+    def forget(self, image: Volume | None = None) -> None:
+        """Give back what is kept of one image, or of all, beside its `Encoded`."""
         ...
