@@ -56,14 +56,18 @@ class SlabLayout:
     indices: tuple[int, ...]
 
 
-def slab_layout(head: Head, plane: str, step_mm: float, stride: int) -> SlabLayout:
-    """Choose the slices of `head.box` in a plane, about `step_mm` apart."""
+def slab_layout(head: Head, plane: str, step_mm: float, stride: int, shift: int = 0) -> SlabLayout:
+    """Choose the slices of `head.box` in a plane, about `step_mm` apart.
+
+    `shift` moves the window's first row and column outwards by so many voxels, so that the
+    network's blocks of pixels fall elsewhere.
+    """
     rows, columns, normal = axes = PLANES[plane]
     box = list(head.box)
     for axis in (rows, columns):
-        size = box[axis].stop - box[axis].start
+        size = box[axis].stop - box[axis].start + shift
         extra = -size % stride
-        start = box[axis].start - extra // 2
+        start = box[axis].start - shift - extra // 2
         box[axis] = slice(start, start + size + extra)
     step = max(1, round(step_mm / head.spacing[normal]))
     first, last = box[normal].start, box[normal].stop - 1

@@ -94,20 +94,20 @@ class SyntheticConfig:
     slices: int = 3
     pixel_mm: float = 1.0
     neighbour_mm: float = 2.0
-    planes: tuple[str, ...] = ("axial", "axial", "coronal", "sagittal")
-    rotation_deg: float = 18.0
-    scaling: float = 0.15
-    shear: float = 0.08
-    elastic_mm: float = 4.0
-    shift_mm: float = 20.0
+    planes: tuple[str, ...] = ("axial",)
+    rotation_deg: float = 12.0
+    scaling: float = 0.1
+    shear: float = 0.05
+    elastic_mm: float = 3.0
+    shift_mm: float = 8.0
     central_share: float = 0.5
     """Share of slices drawn from around the centre, where the small structures are."""
     central_mm: float = 22.0
-    position_jitter_mm: float = 5.0
+    position_jitter_mm: float = 3.0
     looks: tuple[str, ...] = ("random", "random", "T1", "T1", "T2", "FLAIR", "PD")
     look_jitter: float = 0.07
     stripped_share: float = 0.45
-    thick_share: float = 0.3
+    thick_share: float = 0.2
     thickest_mm: float = 6.5
 
 

@@ -13,6 +13,8 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,9 +26,12 @@ from segone_napari.data.slices import Head, SlabLayout, cut_slabs, slab_layout, 
 from segone_napari.data.synthetic import PLANES, SyntheticConfig, bright_end
 from segone_napari.data.vocabulary import Match, Term, Vocabulary
 from segone_napari.models.answers import Answers, DenseModel
+from segone_napari.models.checkpoint import load_checkpoint
 from segone_napari.runtime import (
+    BadCheckpoint,
     BadInput,
     Progress,
+    choose_device,
     fast_precision,
     has_fast_bfloat16,
     no_progress,
@@ -49,24 +54,27 @@ _AROUND_BRAIN = ("background", "cerebrospinal fluid", "blood vessels")
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a head: a plane, the distance of slices, mirrored or not."""
+    """One way to look at a head: a plane, the distance of its slices, mirrored or shifted."""
 
     plane: str
     step_mm: float = 1.0
     is_mirrored: bool = False
+    shift: int = 0
+    """Voxels by which the blocks of the pixel-unshuffle are shifted."""
 
 
-def preset_views(preset: str, through_plane: int | None) -> tuple[View, ...]:
-    """Choose the views of a preset; a thick-sliced scan is always cut along its own slices."""
-    normals = {axes[2]: plane for plane, axes in PLANES.items()}
-    main = "axial" if through_plane is None else normals[through_plane]
+def preset_views(preset: str, through_plane: int | None, planes: Sequence[str]) -> list[View]:
+    """Choose the views of a preset among the planes that a model was trained on.
+
+    A thick-sliced scan is cut along its own slices where the model knows that plane.
+    """
+    of_normal = {PLANES[plane][2]: plane for plane in planes}
+    main = of_normal.get(2 if through_plane is None else through_plane, planes[0])
     if preset == "fast":
-        return (View(main, 2.0),)
-    if preset == "balanced":
-        return (View(main), View(main, is_mirrored=True))
-    if through_plane is not None:
-        return (View(main), View(main, is_mirrored=True))
-    return tuple(View(plane, is_mirrored=m) for plane in PLANES for m in (False, True))
+        return [View(main, 2.0)]
+    used = list(planes) if preset == "best" and through_plane is None else [main]
+    shifts = (0,) if preset == "balanced" else (0, 5)
+    return [View(p, is_mirrored=m, shift=s) for p in used for s in shifts for m in (False, True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +118,15 @@ class SlicedSystem:
         vocabulary: Vocabulary,
         *,
         device: torch.device,
+        planes: Sequence[str] = ("axial",),
         preset: str = "balanced",
         seed: int = 0,
     ) -> None:
         self.name, self.checkpoint = name, checkpoint
         self.model, self.vocabulary = model, vocabulary
-        self.device, self.preset, self.seed = device, preset, seed
+        self.device, self.planes = device, tuple(planes)
+        self.preset, self.seed = preset, seed
+        self.has_uncertainty = preset != "fast"
         self._located: weakref.WeakKeyDictionary[Volume, tuple[Grid, Head]] = (
             weakref.WeakKeyDictionary()
         )
@@ -124,15 +135,47 @@ class SlicedSystem:
             self._classes = model.answers(names)
             self._mirrored = model.answers([vocabulary.swap_side(name) for name in names])
 
+    @classmethod
+    def from_checkpoint(
+        cls, name: str, folder: Path, *, device: str, preset: str, seed: int
+    ) -> Self:
+        """Load a checkpoint folder of the system `name`.
+
+        Raises
+        ------
+        BadCheckpoint
+            If the folder can't be used, or belongs to another system.
+        """
+        model, vocabulary, manifest = load_checkpoint(folder)
+        if manifest.system != name:
+            raise BadCheckpoint(f"{folder} is a checkpoint of {manifest.system}, not of {name}")
+        place = choose_device(device)
+        return cls(
+            name,
+            folder.name,
+            model.to(place),
+            vocabulary,
+            device=place,
+            planes=manifest.training["config"]["synthetic"]["planes"],
+            preset=preset,
+            seed=seed,
+        )
+
     # --- the protocol ---------------------------------------------------------------------------
 
     @torch.inference_mode()
     def encode(self, image: Volume, *, progress: Progress = no_progress) -> EncodedHead:
         """Find the brain and compute the features of every view."""
         working, head = self._locate(image)
-        views = preset_views(self.preset, through_plane_axis(image.grid))
+        views = preset_views(self.preset, through_plane_axis(image.grid), self.planes)
         layouts = [
-            slab_layout(_mirror(head) if v.is_mirrored else head, v.plane, v.step_mm, self.model.stride)
+            slab_layout(
+                _mirror(head) if v.is_mirrored else head,
+                v.plane,
+                v.step_mm,
+                self.model.stride,
+                shift=v.shift,
+            )
             for v in views
         ]
         total = sum(len(layout.indices) for layout in layouts)
@@ -166,13 +209,15 @@ class SlicedSystem:
 
     @torch.inference_mode()
     def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
-        """Answer for one slice of the image alone, where its axes run along the working grid's."""
+        """Answer for one slice alone, where it lies in a plane that the model was trained on."""
         working, head = self._locate(image)
         place = _working_slice(image.grid, working, axis, index)
         if place is None:
             return []
         normal, middle = place
-        plane = next(name for name, axes in PLANES.items() if axes[2] == normal)
+        plane = next((name for name in self.planes if PLANES[name][2] == normal), None)
+        if plane is None:
+            return []
         # three voxels thick, so that the slice lies between samples on any grid
         box = list(head.box)
         box[normal] = slice(middle - 1, middle + 2)
@@ -189,6 +234,13 @@ class SlicedSystem:
         )
         encoded = EncodedHead(image.grid, working, thin, (thick,))
         return [_only_slice(self._answer(encoded, p), axis, index) for p in prompts]
+
+    def forget(self, image: Volume | None = None) -> None:
+        """Give back the memory of one image, or of all."""
+        if image is None:
+            self._located.clear()
+        else:
+            self._located.pop(image, None)
 
     # --- encoding -------------------------------------------------------------------------------
 
@@ -208,8 +260,10 @@ class SlicedSystem:
 
     def _look_for_brain(self, head: Head, image_box: Box, through_plane: int | None) -> Head:
         """Segment a few slices of the whole head; return it with the brain's centre and box."""
-        view = replace(preset_views("fast", through_plane)[0], step_mm=6.0)
-        layout = slab_layout(replace(head, box=image_box), view.plane, view.step_mm, self.model.stride)
+        view = replace(preset_views("fast", through_plane, self.planes)[0], step_mm=6.0)
+        layout = slab_layout(
+            replace(head, box=image_box), view.plane, view.step_mm, self.model.stride
+        )
         brain = torch.tensor(
             [name not in _AROUND_BRAIN for name in self.vocabulary.class_names], device=self.device
         )
@@ -270,7 +324,7 @@ class SlicedSystem:
             found=found,
             confidence=confidence,
             seconds=time.monotonic() - started,
-            uncertainty=None if self.preset == "fast" else entropy(values),
+            uncertainty=entropy(values) if self.has_uncertainty else None,
             colour=term.colour,
             warnings=self._side_warnings(encoded, term, probability, origin) if found else (),
         )
@@ -320,7 +374,7 @@ def entropy(probability: NDArray[np.float16]) -> NDArray[np.float16]:
     """Binary entropy of probabilities in bits, 0 (sure) to 1 (even odds)."""
     p = np.clip(probability.astype(np.float32), 1e-6, 1 - 1e-6)
     bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
-    return bits.astype(np.float16)  # type: ignore[no-any-return]
+    return bits.astype(np.float16)
 
 
 # --- finding the brain --------------------------------------------------------------------------
@@ -362,9 +416,7 @@ def _centred_on(head: Head, is_brain: Tensor, box: Box) -> Head:
         first, last = int(lines[0]) + box[axis].start, int(lines[-1]) + box[axis].start
         margin = round(MARGIN_MM / head.spacing[axis])
         centre[axis] = (first + last) / 2
-        sides[axis] = slice(
-            max(0, first - margin), min(head.image.shape[axis], last + margin + 1)
-        )
+        sides[axis] = slice(max(0, first - margin), min(head.image.shape[axis], last + margin + 1))
     return replace(
         head, centre=(centre[0], centre[1], centre[2]), box=(sides[0], sides[1], sides[2])
     )
@@ -483,7 +535,9 @@ def _only_slice(result: Result, axis: int, index: int) -> Result:
     box = list(result.box)
     start = box[axis].start
     if not start <= index < box[axis].stop:
-        return replace(result, box=EMPTY_BOX, probability=np.zeros((0, 0, 0), np.float16), uncertainty=None)
+        return replace(
+            result, box=EMPTY_BOX, probability=np.zeros((0, 0, 0), np.float16), uncertainty=None
+        )
     keep = [slice(None)] * 3
     keep[axis] = slice(index - start, index - start + 1)
     box[axis] = slice(index, index + 1)

@@ -53,11 +53,11 @@ class TrainConfig:
     """Everything that decides what comes out of a training run, but for the machine."""
 
     system: str = "segone"
-    steps: int = 16_000
+    steps: int = 14_000
     batch: int = 4
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     warmup_steps: int = 50
-    decay_share: float = 0.4
+    decay_share: float = 0.85
     """Share of the steps, at the end, over which the learning rate falls to zero."""
     weight_decay: float = 0.01
     ema_steps: int = 500

@@ -29,18 +29,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--system", default="segone", help="segone, or unet: the baseline (default: %(default)s)"
     )
     parser.add_argument(
-        "--steps", type=int, default=16_000, help="steps in all (default: %(default)s)"
+        "--steps", type=int, default=14_000, help="steps in all (default: %(default)s)"
     )
     parser.add_argument("--minutes", type=float, help="stop after so many minutes at the latest")
-    parser.add_argument(
-        "--batch", type=int, default=4, help="slabs a step (default: %(default)s)"
-    )
+    parser.add_argument("--batch", type=int, default=4, help="slabs a step (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument(
         "--text-in",
         choices=("latent", "skips", "both", "none"),
         default="both",
         help="where a prompt conditions the denoiser (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--planes",
+        nargs="+",
+        choices=("axial", "coronal", "sagittal"),
+        default=["axial"],
+        help="planes to train on; scans are cut along these (default: axial)",
     )
     parser.add_argument(
         "--validation-maps",
@@ -62,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from segone_napari.data.synthetic import SyntheticConfig
     from segone_napari.models.network import NetworkConfig
     from segone_napari.training.base import TrainConfig, train
 
@@ -72,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         validation_maps=args.validation_maps,
         network=NetworkConfig(text_in=args.text_in),
+        synthetic=SyntheticConfig(planes=tuple(args.planes)),
     )
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
