@@ -31,7 +31,7 @@ PAIRED = (
     "cerebellar white matter", "cerebellar cortex", "thalamus", "caudate", "putamen", "pallidum",
     "hippocampus", "amygdala", "accumbens", "ventral diencephalon",
 )  # fmt: skip
-"""What the mean is taken over, left and right. Choroid plexus, drawn roughly by FreeSurfer, isn't."""
+"""What the mean is over, left and right; of choroid plexus the reference is only rough."""
 OTHERS = ("third ventricle", "fourth ventricle", "brainstem")
 
 

@@ -1,0 +1,74 @@
+"""One head, stored in many ways, gives one answer. With the bundled checkpoint."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.orientations import answers, reordered, tilted
+from segone_napari.data import formats
+from segone_napari.data.samples import SAMPLES
+from segone_napari.session import Session
+from segone_napari.volume import Volume
+
+PROMPTS = [
+    f"{side} {name}"
+    for name in ("thalamus", "caudate", "putamen", "hippocampus", "lateral ventricle")
+    for side in ("left", "right")
+]
+
+
+@pytest.fixture(scope="module")
+def image() -> Volume:
+    return formats.read(SAMPLES["t1"].image_path)
+
+
+@pytest.fixture(scope="module")
+def session(bundled_checkpoint: Path) -> Session:
+    return Session(preset="fast", device="cpu", checkpoint=bundled_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def wanted(session: Session, image: Volume) -> list[np.ndarray]:
+    return answers(session, image, PROMPTS, image)
+
+
+def _mean_dice(wanted: list[np.ndarray], found: list[np.ndarray]) -> float:
+    pairs = zip(wanted, found, strict=True)
+    return float(np.mean([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs]))
+
+
+@pytest.mark.parametrize(
+    ("order", "flips"),
+    [((0, 1, 2), (-1, 1, 1)), ((2, 0, 1), (1, -1, 1)), ((1, 2, 0), (-1, -1, -1))],
+)
+def test_every_storage_order_gives_the_same_voxels(
+    order: tuple[int, ...],
+    flips: tuple[int, ...],
+    session: Session,
+    image: Volume,
+    wanted: list[np.ndarray],
+) -> None:
+    found = answers(session, reordered(image, order, flips), PROMPTS, image)
+    assert _mean_dice(wanted, found) > 0.999
+
+
+@pytest.mark.parametrize(
+    ("degrees", "spacing"), [(15, (1.0, 1.0, 1.0)), (8, (0.9, 0.9, 1.3))], ids=str
+)
+def test_tilted_and_anisotropic_copies_give_the_same_anatomy(
+    degrees: float,
+    spacing: tuple[float, float, float],
+    session: Session,
+    image: Volume,
+    wanted: list[np.ndarray],
+) -> None:
+    found = answers(session, tilted(image, degrees, spacing), PROMPTS, image)
+    assert _mean_dice(wanted, found) >= 0.95
+
+
+def test_left_is_left(session: Session, image: Volume, wanted: list[np.ndarray]) -> None:
+    for prompt, mask in zip(PROMPTS, wanted, strict=True):
+        voxels = np.argwhere(mask)
+        x = (voxels @ image.affine[:3, :3].T + image.affine[:3, 3])[:, 0].mean()
+        assert (x < 0) == prompt.startswith("left"), prompt
