@@ -206,6 +206,8 @@ def _read_component(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, 
     try:
         document = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
         weights = load_file(folder / name / "model.safetensors")
+        if not isinstance(document, dict):
+            raise ValueError("config.json holds no table of options")
     except (OSError, ValueError, SafetensorError) as error:
         raise BadCheckpoint(
             f"{folder / name} is missing or damaged ({error}); copy the checkpoint anew"
