@@ -83,9 +83,9 @@ class SegOneModel(nn.Module):
             ]
             read = self.to_answer(self.tower(chosen)).unflatten(0, (count, 4))  # (C, 4, D + 1)
             loss = (read - targets[:, None]).square().mean()
-            optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            optimizer.zero_grad()  # afterwards: training must not start with gradients of names
             schedule.step()
         return float(loss.detach())
 
