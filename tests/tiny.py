@@ -80,6 +80,7 @@ def small_vocabulary() -> Vocabulary:
 
 
 SYNTHETIC = SyntheticConfig(
+    planes=("axial", "axial", "coronal"),
     height=32,
     width=48,
     rotation_deg=5.0,
@@ -90,6 +91,7 @@ SYNTHETIC = SyntheticConfig(
     central_mm=5.0,
     position_jitter_mm=1.0,
     looks=("random",),
+    thick_share=0.1,
 )
 NETWORK = NetworkConfig(
     channels=(8, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1), features=8, condition=8
@@ -111,7 +113,7 @@ TRAINING = TrainConfig(
 LEARNS = {
     "segone": replace(
         TRAINING,
-        steps=300,
+        steps=400,
         batch=4,
         learning_rate=5e-3,
         ema_steps=10,
@@ -120,9 +122,15 @@ LEARNS = {
         text=replace(TEXT, hidden=32),
     ),
     "unet": replace(
-        TRAINING, system="unet", steps=200, batch=4, learning_rate=1e-2, ema_steps=10
+        TRAINING,
+        system="unet",
+        steps=400,
+        batch=4,
+        learning_rate=1e-2,
+        ema_steps=10,
+        unet=UNetConfig(channels=(8, 16, 32)),
     ),
-}  # fmt: skip
+}
 """Training, by name of a system, after which it finds the hippocampi of the tiny head."""
 
 

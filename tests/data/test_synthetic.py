@@ -1,0 +1,389 @@
+"""The generator of synthetic MRI, on a head of a few centimetres."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from segone_napari.data import synthetic
+from segone_napari.data.synthetic import (
+    PLANES,
+    POSITION_SCALE_MM,
+    LabelMaps,
+    Slabs,
+    SyntheticConfig,
+    bright_end,
+    generate,
+    load_label_maps,
+)
+from segone_napari.data.vocabulary import Vocabulary
+from segone_napari.runtime import BadInput
+from tests.tiny import LEFT, RIGHT, SHAPE, SYNTHETIC, centred_affine, labels, write_label_maps
+
+VOCABULARY = Vocabulary.load()
+CLASS = {name: index for index, name in enumerate(VOCABULARY.class_names)}
+STILL = replace(
+    SYNTHETIC,
+    rotation_deg=0.0,
+    scaling=0.0,
+    shear=0.0,
+    elastic_mm=0.0,
+    position_jitter_mm=0.0,
+    stripped_share=0.0,
+    thick_share=0.0,
+)
+"""No deformation: every pixel shows the voxel that lies at its position."""
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory) -> LabelMaps:
+    return load_label_maps(write_label_maps(tmp_path_factory.mktemp("maps"), 2), VOCABULARY)
+
+
+def make(
+    maps: LabelMaps, config: SyntheticConfig = SYNTHETIC, count: int = 4, seed: int = 1
+) -> Slabs:
+    return generate(maps, config, count, torch.Generator().manual_seed(seed))
+
+
+def classes_at(maps: LabelMaps, positions: Tensor, *, is_mirrored: bool) -> Tensor:
+    """Classes (B, H, W) of the first head at positions (B, 3, H, W) as networks get them."""
+    mm = positions.permute(0, 2, 3, 1) * POSITION_SCALE_MM  # (B, H, W, 3)
+    if is_mirrored:
+        mm = mm * torch.tensor([-1.0, 1.0, 1.0])
+    voxel = (mm + maps.centres[0]).round().long()
+    shape = torch.tensor(maps.tissues.shape[1:])
+    is_inside = ((voxel >= 0) & (voxel < shape)).all(-1)
+    i, j, k = voxel.clamp_min(0).minimum(shape - 1).unbind(-1)
+    tissue = maps.tissues[0][i, j, k].long() * is_inside
+    return maps.classes[maps.mirrored[tissue] if is_mirrored else tissue]
+
+
+# --- slabs --------------------------------------------------------------------------------------
+
+
+def test_slabs_have_slices_positions_and_labels(maps):
+    inputs, truth = make(maps)
+    assert inputs.shape == (4, 3 + 3, SYNTHETIC.height, SYNTHETIC.width)
+    assert inputs.dtype == torch.float32
+    assert inputs.isfinite().all()
+    assert truth.shape == (4, SYNTHETIC.height, SYNTHETIC.width)
+    assert truth.dtype == torch.int64
+    shown = set(make(maps, count=64).labels.unique().tolist())
+    names = {"background", LEFT, RIGHT, "brainstem"}
+    names |= {f"{side} cerebral white matter" for side in ("left", "right")}
+    assert shown == {CLASS[name] for name in names}
+
+
+@pytest.mark.parametrize("slices", [1, 5])
+def test_a_slab_has_as_many_slices_as_asked_for(maps, slices):
+    inputs, _ = make(maps, replace(SYNTHETIC, slices=slices, thick_share=1.0))
+    assert inputs.shape[1] == slices + 3
+    assert inputs.isfinite().all()
+
+
+def test_the_same_seed_makes_the_same_slabs(maps):
+    first, again, other = make(maps, seed=1), make(maps, seed=1), make(maps, seed=2)
+    assert torch.equal(first.inputs, again.inputs)
+    assert torch.equal(first.labels, again.labels)
+    assert not torch.equal(first.inputs, other.inputs)
+
+
+def test_the_global_random_state_is_not_touched(maps):
+    before = torch.get_rng_state()
+    make(maps)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.gpu
+def test_the_same_code_runs_on_a_gpu(maps):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    device = torch.device("cuda")
+    runs = [
+        generate(maps.to(device), SYNTHETIC, 64, torch.Generator(device).manual_seed(1))
+        for _ in range(2)
+    ]
+    assert runs[0].inputs.device.type == "cuda"
+    assert torch.equal(runs[0].inputs, runs[1].inputs)
+    assert torch.equal(runs[0].labels, runs[1].labels)
+    on_cpu = make(maps, count=64)
+    share = [(slabs.labels > 0).float().mean().item() for slabs in (runs[0], on_cpu)]
+    assert share[0] == pytest.approx(share[1], abs=0.1)
+
+
+def test_slices_vary_in_contrast_and_are_normalised(maps):
+    inputs, _ = make(maps, count=32)
+    bright = bright_end(inputs[:, :3]).flatten()
+    assert bright.min() > 0.7
+    assert bright.max() < 1.25
+    assert bright.std() > 0.05
+    assert (inputs[:, :3] >= 0).all()
+    assert inputs[:, 1].flatten(1).std(1).std() > 0.02
+
+
+def test_a_structure_differs_from_its_surroundings(maps):
+    inputs, truth = make(maps, replace(STILL, planes=("axial",)), count=64)
+    middle, white = inputs[:, 1], truth == CLASS["left cerebral white matter"]
+    ball = truth == CLASS[LEFT]
+    contrasts = [
+        abs(float(image[b].mean() - image[w].mean()))
+        for image, b, w in zip(middle, ball, white, strict=True)
+        if b.sum() > 20 and w.sum() > 20
+    ]
+    assert len(contrasts) > 10
+    assert np.median(contrasts) > 0.05
+
+
+# --- sides and positions ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_every_pixel_shows_what_lies_at_its_position(maps, plane):
+    one = maps.select([0])
+    inputs, truth = make(one, replace(STILL, planes=(plane,)), count=24)
+    straight = classes_at(one, inputs[:, 3:], is_mirrored=False)
+    mirrored = classes_at(one, inputs[:, 3:], is_mirrored=True)
+    fits = torch.stack([(c == truth).float().mean((1, 2)) for c in (straight, mirrored)])
+    assert (fits.max(0).values > 0.99).all()
+    # the head is asymmetric, so that some slabs fit only straight and some only mirrored
+    is_clear = (fits[0] - fits[1]).abs() > 0.01
+    assert {0, 1} == set(fits.argmax(0)[is_clear].tolist())
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_positions_grow_to_the_right_front_and_top(maps, plane):
+    inputs, _ = make(maps, replace(STILL, planes=(plane,)))
+    rows, columns, normal = PLANES[plane]
+    position = inputs[:, 3:]
+    step = 1 / POSITION_SCALE_MM
+    along_rows, along_columns = position.diff(dim=2), position.diff(dim=3)
+    for axis in range(3):
+        expected = step if axis == rows else 0.0
+        torch.testing.assert_close(
+            along_rows[:, axis], torch.full_like(along_rows[:, axis], expected)
+        )
+        expected = step if axis == columns else 0.0
+        torch.testing.assert_close(
+            along_columns[:, axis], torch.full_like(along_columns[:, axis], expected)
+        )
+    assert position[:, normal].flatten(1).std(1).max() == 0
+
+
+def test_left_structures_lie_left_of_the_middle(maps):
+    inputs, truth = make(maps, STILL, count=64)
+    right = inputs[:, 3]
+    for side, sign in (("left", -1), ("right", 1)):
+        for name in ("hippocampus", "cerebral white matter"):
+            x = right[truth == CLASS[f"{side} {name}"]]
+            assert len(x) > 100
+            assert (sign * x > 0).float().mean() > 0.95
+
+
+def test_mirrored_heads_swap_the_sizes_of_their_sides(maps):
+    one = maps.select([0])
+    _, truth = make(one, replace(STILL, planes=("axial",), central_mm=1.0), count=300)
+    left, right = (
+        (truth == CLASS[name]).sum((1, 2)) for name in (LEFT, RIGHT)
+    )  # fmt: skip
+    is_seen = (left > 20) & (right > 20)
+    share_left_larger = float((left > right)[is_seen].float().mean())
+    assert is_seen.sum() > 100
+    assert 0.35 < share_left_larger < 0.65
+
+
+def test_deformation_changes_what_a_pixel_shows(maps):
+    one = maps.select([0])
+    inputs, truth = make(one, replace(STILL, rotation_deg=18.0, scaling=0.15, elastic_mm=4.0))
+    fits = [
+        (classes_at(one, inputs[:, 3:], is_mirrored=m) == truth).float().mean((1, 2))
+        for m in (False, True)
+    ]
+    assert (torch.stack(fits).max(0).values < 0.99).all()
+
+
+def test_a_stripped_head_has_no_skin(maps):
+    still = replace(STILL, planes=("axial",), central_mm=1.0)
+    whole, _ = make(maps, still, count=16)
+    stripped, truth = make(maps, replace(still, stripped_share=1.0), count=16)
+    skin = maps.names.index("label 502")
+    assert maps.is_outside[skin]
+    outside = truth == 0
+    assert (stripped[:, 1][outside] < 0.2).float().mean() > 0.85
+    assert (whole[:, 1][outside] > 0.2).float().mean() > 0.05
+
+
+# --- thick slices -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slices", [1, 3, 5])
+def test_thick_slices_average_planes_with_weights_that_sum_to_one(slices):
+    config = SyntheticConfig(slices=slices, thick_share=1.0)
+    draw = synthetic._Draw(torch.Generator().manual_seed(1))
+    offsets, weights = synthetic._planes_around(config, 200, draw)
+    assert weights.shape == (200, slices, offsets.shape[1])
+    torch.testing.assert_close(weights.sum(2), torch.ones(200, slices))
+    assert (weights >= 0).all()
+    assert torch.equal(offsets[:, offsets.shape[1] // 2], torch.zeros(200))
+    # the mean place that a slice shows is near its own, at most half an acquired slice away
+    wanted = (torch.arange(slices) - slices // 2) * config.neighbour_mm
+    shown = (weights * offsets[:, None]).sum(2)
+    assert (shown - wanted).abs().max() < config.thickest_mm / 2 + 0.5
+
+
+def test_thin_slices_lie_in_order_at_the_neighbours_distance():
+    draw = synthetic._Draw(torch.Generator().manual_seed(1))
+    config = SyntheticConfig(slices=5, neighbour_mm=1.5, thick_share=0.0)
+    offsets, weights = synthetic._planes_around(config, 2, draw)
+    assert offsets.tolist() == [[-3.0, -1.5, 0.0, 1.5, 3.0]] * 2
+    assert torch.equal(weights, torch.eye(5).expand(2, -1, -1))
+
+
+# --- reading label maps -------------------------------------------------------------------------
+
+
+def test_label_maps_are_cropped_to_the_head_and_know_the_brain(maps):
+    assert maps.tissues.shape[0] == 2
+    assert all(n <= s for n, s in zip(maps.tissues.shape[1:], SHAPE, strict=True))
+    brain = maps.classes[maps.tissues[0].long()] > 0
+    lines = torch.nonzero(brain)
+    assert torch.equal(maps.extents[0, :, 0], lines.min(0).values.float())
+    assert torch.equal(maps.extents[0, :, 1], lines.max(0).values.float())
+    torch.testing.assert_close(maps.centres[0], maps.extents[0].mean(1))
+
+
+def test_the_mirror_table_swaps_sides_and_is_its_own_inverse(maps):
+    left, right = maps.names.index(LEFT), maps.names.index(RIGHT)
+    assert maps.mirrored[left] == right
+    assert maps.mirrored[right] == left
+    assert maps.mirrored[maps.names.index("brainstem")] == maps.names.index("brainstem")
+    assert torch.equal(maps.mirrored[maps.mirrored], torch.arange(len(maps.names)))
+
+
+def test_moving_and_selecting_keep_the_maps(maps):
+    moved = maps.to(torch.device("cpu"))
+    assert torch.equal(moved.tissues, maps.tissues)
+    second = maps.select([1])
+    assert torch.equal(second.tissues[0], maps.tissues[1])
+    assert torch.equal(second.centres[0], maps.centres[1])
+
+
+@pytest.mark.parametrize("order", [("L", "P", "I"), ("P", "S", "R"), ("S", "R", "A")])
+def test_the_axis_order_of_a_file_does_not_matter(tmp_path, maps, order):
+    image = nib.Nifti1Image(labels(), centred_affine())
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(order)
+    )
+    nib.save(image.as_reoriented(turn), tmp_path / "a.nii.gz")
+    read = load_label_maps(tmp_path, VOCABULARY)
+    assert torch.equal(read.tissues[0], load_first(maps))
+
+
+def load_first(maps: LabelMaps) -> Tensor:
+    """The first map without the padding that the second one asked for."""
+    filled = torch.nonzero(maps.tissues[0]).max(0).values + 1
+    return maps.tissues[0][tuple(slice(int(n)) for n in filled)]
+
+
+def test_a_coarse_map_is_brought_to_1_mm(tmp_path, maps):
+    coarse = labels()[::2, :, ::3]
+    affine = centred_affine() @ np.diag([2.0, 1.0, 3.0, 1.0])
+    nib.save(nib.Nifti1Image(coarse, affine), tmp_path / "a.nii.gz")
+    read = load_label_maps(tmp_path, VOCABULARY)
+    size = (read.extents[0, :, 1] - read.extents[0, :, 0]) + 1
+    expected = (maps.extents[0, :, 1] - maps.extents[0, :, 0]) + 1
+    assert ((size - expected).abs() <= 3).all()
+    voxels = [
+        int((m.classes[m.tissues[0].long()] == CLASS[LEFT]).sum()) for m in (read, maps)
+    ]  # fmt: skip
+    assert voxels[0] == pytest.approx(voxels[1], rel=0.2)
+
+
+def test_a_folder_with_its_own_table_of_names_works(tmp_path):
+    own = np.zeros_like(labels())
+    for ours, freesurfer in ((1000, 17), (2000, 53), (3, 16), (9, 2)):
+        own[labels() == freesurfer] = ours
+    nib.save(nib.Nifti1Image(own, centred_affine()), tmp_path / "a.nii.gz")
+    table = {"1000": LEFT, "2000": RIGHT, "3": "brainstem"}
+    (tmp_path / "labels.json").write_text(json.dumps(table))
+    read = load_label_maps(tmp_path, VOCABULARY)
+    assert set(read.names) == {"background", LEFT, RIGHT, "brainstem", "label 9"}
+    assert read.classes[read.names.index("label 9")] == 0
+    _, truth = make(read, count=32)
+    assert set(truth.unique().tolist()) == {0, CLASS[LEFT], CLASS[RIGHT], CLASS["brainstem"]}
+
+
+def test_labels_of_both_sides_are_told_apart_by_the_middle(tmp_path):
+    values = labels()
+    values[:, 30:34, 15:20] = np.where(values[:, 30:34, 15:20] > 0, 251, 0)  # corpus callosum
+    nib.save(nib.Nifti1Image(values, centred_affine()), tmp_path / "a.nii.gz")
+    read = load_label_maps(tmp_path, VOCABULARY)
+    assert "label 251" not in read.names
+    inputs, truth = make(read, STILL, count=48)
+    for side, sign in (("left", -1), ("right", 1)):
+        x = inputs[:, 3][truth == CLASS[f"{side} cerebral white matter"]]
+        assert (sign * x > 0).float().mean() > 0.95
+
+
+def test_progress_is_reported_map_by_map(tmp_path):
+    calls = []
+    write_label_maps(tmp_path, 2)
+    load_label_maps(tmp_path, VOCABULARY, progress=lambda *call: calls.append(call))
+    assert calls == [(1, 2), (2, 2)]
+
+
+def write_map(folder: Path, values: np.ndarray) -> None:
+    nib.save(nib.Nifti1Image(values.astype(np.int16), np.eye(4)), folder / "a.nii.gz")
+
+
+def test_a_folder_without_label_maps_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(BadInput, match="holds no label maps"):
+            load_label_maps(folder, VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.zeros((8, 8, 8)), "shows no structure"),
+        (np.full((8, 8, 8), 502), "shows no structure"),
+        (np.ones((8, 8, 8, 2)), "has 4 dimensions"),
+        (np.arange(512).reshape(8, 8, 8), "different values"),
+    ],
+    ids=["empty", "skin only", "4-D", "too many values"],
+)
+def test_a_map_that_is_of_no_use_is_refused(tmp_path, values, words):
+    write_map(tmp_path, values)
+    with pytest.raises(BadInput, match=words):
+        load_label_maps(tmp_path, VOCABULARY)
+
+
+def test_a_damaged_map_is_named(tmp_path):
+    write_label_maps(tmp_path, 2)
+    whole = (tmp_path / "head_1.nii.gz").read_bytes()
+    (tmp_path / "head_1.nii.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match=r"head_1\.nii\.gz"):
+        load_label_maps(tmp_path, VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"1": "left knee"}', "left knee"),
+        ('{"one": "brainstem"}', "no table"),
+        ("[1, 2]", "no table"),
+        ("{", "no table"),
+    ],
+)
+def test_a_wrong_table_of_names_is_refused(tmp_path, text, words):
+    write_label_maps(tmp_path, 1)
+    (tmp_path / "labels.json").write_text(text)
+    with pytest.raises(BadInput, match=words):
+        load_label_maps(tmp_path, VOCABULARY)
