@@ -31,7 +31,7 @@ SKIN = 502
 # FreeSurfer value of each structure: centre in mm from the head's middle (RAS), radius in mm.
 # The left hippocampus is the larger one.
 BALLS = {17: ((-8.0, 2.0, -1.0), 5.5), 53: ((8.0, 2.0, -1.0), 4.0), 16: ((0.0, -10.0, -4.0), 4.5)}
-BRIGHTNESS = {2: 90.0, 41: 90.0, SKIN: 60.0, 17: 140.0, 53: 140.0, 16: 40.0}
+BRIGHTNESS = {2: 86.0, 41: 86.0, SKIN: 40.0, 17: 55.0, 53: 55.0, 16: 78.0}
 LEFT, RIGHT = "left hippocampus", "right hippocampus"
 
 
@@ -90,7 +90,7 @@ SYNTHETIC = SyntheticConfig(
     shift_mm=3.0,
     central_mm=5.0,
     position_jitter_mm=1.0,
-    looks=("random",),
+    looks=("T1",),
     thick_share=0.1,
 )
 NETWORK = NetworkConfig(
@@ -113,7 +113,7 @@ TRAINING = TrainConfig(
 LEARNS = {
     "segone": replace(
         TRAINING,
-        steps=400,
+        steps=300,
         batch=4,
         learning_rate=5e-3,
         ema_steps=10,
@@ -124,7 +124,7 @@ LEARNS = {
     "unet": replace(
         TRAINING,
         system="unet",
-        steps=400,
+        steps=250,
         batch=4,
         learning_rate=1e-2,
         ema_steps=10,

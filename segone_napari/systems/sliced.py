@@ -26,7 +26,7 @@ from segone_napari.data.slices import Head, SlabLayout, cut_slabs, slab_layout, 
 from segone_napari.data.synthetic import PLANES, SyntheticConfig, bright_end
 from segone_napari.data.vocabulary import Match, Term, Vocabulary
 from segone_napari.models.answers import Answers, DenseModel
-from segone_napari.models.checkpoint import load_checkpoint
+from segone_napari.models.checkpoint import Manifest, load_checkpoint
 from segone_napari.runtime import (
     BadCheckpoint,
     BadInput,
@@ -156,7 +156,7 @@ class SlicedSystem:
             model.to(place),
             vocabulary,
             device=place,
-            planes=manifest.training["config"]["synthetic"]["planes"],
+            planes=_trained_planes(manifest, folder),
             preset=preset,
             seed=seed,
         )
@@ -360,6 +360,20 @@ class SlicedSystem:
         if not is_wrong:
             return ()
         return (f"the {term.canonical} lies on the other side of the brain's middle; check it",)
+
+
+def _trained_planes(manifest: Manifest, folder: Path) -> tuple[str, ...]:
+    """The planes that a checkpoint says it was trained on."""
+    try:
+        planes = tuple(manifest.training["config"]["synthetic"]["planes"])
+    except (KeyError, TypeError):
+        planes = ()
+    if not planes or not set(planes) <= set(PLANES):
+        raise BadCheckpoint(
+            f"{folder / 'checkpoint.json'} doesn't say which planes it was trained on; "
+            "copy the checkpoint anew"
+        )
+    return planes
 
 
 def expected_dice(probability: NDArray[np.float16]) -> float:
