@@ -82,6 +82,7 @@ def small_vocabulary() -> Vocabulary:
 SYNTHETIC = SyntheticConfig(
     planes=("axial", "axial", "coronal"),
     height=32,
+    pixel_mm=1.0,
     width=48,
     rotation_deg=5.0,
     scaling=0.05,

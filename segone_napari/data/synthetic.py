@@ -89,10 +89,10 @@ _LOOKS: dict[str, dict[str, float]] = {
 class SyntheticConfig:
     """How strongly the synthetic images vary. Lengths are in mm, angles in degrees."""
 
-    height: int = 160
-    width: int = 192
+    height: int = 80
+    width: int = 96
     slices: int = 3
-    pixel_mm: float = 1.0
+    pixel_mm: float = 2.0
     neighbour_mm: float = 2.0
     planes: tuple[str, ...] = ("axial",)
     rotation_deg: float = 12.0
@@ -104,7 +104,7 @@ class SyntheticConfig:
     """Share of slices drawn from around the centre, where the small structures are."""
     central_mm: float = 22.0
     position_jitter_mm: float = 3.0
-    looks: tuple[str, ...] = ("random", "random", "T1", "T1", "T2", "FLAIR", "PD")
+    looks: tuple[str, ...] = (*("T1",) * 8, "FLAIR", "random")
     look_jitter: float = 0.07
     stripped_share: float = 0.45
     thick_share: float = 0.2

@@ -145,12 +145,6 @@ class Up(nn.Module):
         tiled = bias.repeat(1, x.shape[2], x.shape[3])
         return out + tiled
 
-    def one_phase(self, x: Tensor, row: int, column: int) -> Tensor:
-        """Only the pixels ``[row::factor, column::factor]`` of the output, (B, D, H, W)."""
-        first, step = row * self.factor + column, self.factor**2
-        assert self.mix.bias is not None
-        return F.conv2d(x, self.mix.weight[first::step, ..., None], self.mix.bias[first::step])
-
     def forward_as_conv1d(self, x: Tensor) -> Tensor:
         """Compute the same literally: the channel convolution, then pixel-shuffle."""
         return F.pixel_shuffle(self.mix.forward_as_conv1d(x), self.factor)

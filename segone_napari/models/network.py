@@ -29,9 +29,6 @@ from segone_napari.models.layers import ChannelConv1d, Down, ScanBlock, Up, as_c
 
 TextPlace = Literal["latent", "skips", "both", "none"]
 
-Phase = tuple[int, int]
-"""Which of the four pixels of every 2 × 2 block: row and column, each 0 or 1."""
-
 POSITION_CHANNELS = 3
 STATE_CHANNELS = 2  # x_t and what is known of the mask
 
@@ -141,9 +138,8 @@ class MaskDecoder(nn.Module):
         share: Tensor,
         state: Tensor | None = None,
         prompt: Tensor | None = None,
-        phase: Phase | None = None,
     ) -> Tensor:
-        """Return pixel features (B, D, H, W), or (B, D, H / 2, W / 2) of one phase.
+        """Return pixel features (B, D, H, W).
 
         Parameters
         ----------
@@ -152,7 +148,6 @@ class MaskDecoder(nn.Module):
         state : (B, 2, H, W), x_t and what is known of the mask (-1 outside, 1 inside, 0 unknown);
             None at t = T with nothing known.
         prompt : (B, D) embeddings; None answers every prompt at once.
-        phase : (row, column), each 0 or 1: only every second row and column from there on.
         """
         time = self.time(sinusoidal(share, self.config.condition))  # (B, E)
         text = None if prompt is None else self.text(prompt)  # (B, E)
@@ -172,7 +167,7 @@ class MaskDecoder(nn.Module):
             for block in self.levels[level]:  # type: ignore[attr-defined]
                 x = block(x, F.silu(condition))
         assert x is not None
-        return self.head(x) if phase is None else self.head.one_phase(x, *phase)
+        return self.head(x)
 
     def _text_enters(self, is_latent: bool) -> bool:
         return self.config.text_in in ("both", "latent" if is_latent else "skips")
@@ -200,11 +195,11 @@ class SegOneNetwork(nn.Module):
             raise ValueError(f"slab of {tuple(slab.shape[2:])} pixels; use multiples of {stride}")
         return self.encoder(as_channels_last(slab))
 
-    def dense_from(self, seen: ImageFeatures, phase: Phase | None = None) -> Tensor:
+    def dense_from(self, seen: ImageFeatures) -> Tensor:
         """Pixel features (B, D, H, W) at t = T, without a mask and without a prompt."""
         skip = seen.skips[0]
         share = torch.ones(len(skip), device=skip.device)
-        return self.decoder(seen, share, phase=phase)
+        return self.decoder(seen, share)
 
 
 def sinusoidal(share: Tensor, channels: int) -> Tensor:

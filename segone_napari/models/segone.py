@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segone_napari.models.answers import Answers
-from segone_napari.models.network import ImageFeatures, NetworkConfig, Phase, SegOneNetwork
+from segone_napari.models.network import ImageFeatures, NetworkConfig, SegOneNetwork
 from segone_napari.models.text import TextTower
 
 
@@ -41,14 +41,13 @@ class SegOneModel(nn.Module):
         share: Tensor,
         state: Tensor,
         answer: Answers,
-        phase: Phase | None = None,
     ) -> Tensor:
         """Pixel features (B, D, H, W) for one prompt a sample.
 
         share (B,) is the timestep as a share of the last, state (B, 2, H, W) holds x_t and what
         is known; `answer` has P = B prompts.
         """
-        return self.network.decoder(seen, share, state, answer.vectors, phase)
+        return self.network.decoder(seen, share, state, answer.vectors)
 
     def learn_names(
         self,

@@ -119,12 +119,13 @@ class SlicedSystem:
         *,
         device: torch.device,
         planes: Sequence[str] = ("axial",),
+        pixel_mm: float = SyntheticConfig.pixel_mm,
         preset: str = "balanced",
         seed: int = 0,
     ) -> None:
         self.name, self.checkpoint = name, checkpoint
         self.model, self.vocabulary = model, vocabulary
-        self.device, self.planes = device, tuple(planes)
+        self.device, self.planes, self.pixel_mm = device, tuple(planes), pixel_mm
         self.preset, self.seed = preset, seed
         self.has_uncertainty = preset != "fast"
         self._located: weakref.WeakKeyDictionary[Volume, tuple[Grid, Head]] = (
@@ -149,6 +150,7 @@ class SlicedSystem:
         model, vocabulary, manifest = load_checkpoint(folder)
         if manifest.system != name:
             raise BadCheckpoint(f"{folder} is a checkpoint of {manifest.system}, not of {name}")
+        planes, pixel_mm = _trained_on(manifest, folder)
         place = choose_device(device)
         return cls(
             name,
@@ -156,7 +158,8 @@ class SlicedSystem:
             model.to(place),
             vocabulary,
             device=place,
-            planes=_trained_planes(manifest, folder),
+            planes=planes,
+            pixel_mm=pixel_mm,
             preset=preset,
             seed=seed,
         )
@@ -166,7 +169,7 @@ class SlicedSystem:
     @torch.inference_mode()
     def encode(self, image: Volume, *, progress: Progress = no_progress) -> EncodedHead:
         """Find the brain and compute the features of every view."""
-        working, head = self._locate(image)
+        working, head = self.locate(image)
         views = preset_views(self.preset, through_plane_axis(image.grid), self.planes)
         layouts = [
             slab_layout(
@@ -210,7 +213,7 @@ class SlicedSystem:
     @torch.inference_mode()
     def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
         """Answer for one slice alone, where it lies in a plane that the model was trained on."""
-        working, head = self._locate(image)
+        working, head = self.locate(image)
         place = _working_slice(image.grid, working, axis, index)
         if place is None:
             return []
@@ -244,10 +247,10 @@ class SlicedSystem:
 
     # --- encoding -------------------------------------------------------------------------------
 
-    def _locate(self, image: Volume) -> tuple[Grid, Head]:
+    def locate(self, image: Volume) -> tuple[Grid, Head]:
         """Bring an image to the working grid and find the brain in it; kept while the image is."""
         if image not in self._located:
-            working = working_grid(image.grid)
+            working = working_grid(image.grid, self.pixel_mm)
             raw = to_working(image, working, self.device)
             image_box = _foreground(raw)
             bright = bright_end(raw[image_box][::2, ::2, ::2].reshape(1, 1, 1, -1)).squeeze()
@@ -362,18 +365,19 @@ class SlicedSystem:
         return (f"the {term.canonical} lies on the other side of the brain's middle; check it",)
 
 
-def _trained_planes(manifest: Manifest, folder: Path) -> tuple[str, ...]:
-    """The planes that a checkpoint says it was trained on."""
+def _trained_on(manifest: Manifest, folder: Path) -> tuple[tuple[str, ...], float]:
+    """The planes, and the mm of a pixel, that a checkpoint says it was trained on."""
     try:
-        planes = tuple(manifest.training["config"]["synthetic"]["planes"])
-    except (KeyError, TypeError):
-        planes = ()
-    if not planes or not set(planes) <= set(PLANES):
+        synthetic = manifest.training["config"]["synthetic"]
+        planes, pixel_mm = tuple(synthetic["planes"]), float(synthetic["pixel_mm"])
+    except (KeyError, TypeError, ValueError):
+        planes, pixel_mm = (), 0.0
+    if not planes or not set(planes) <= set(PLANES) or not 0.2 <= pixel_mm <= 5:
         raise BadCheckpoint(
-            f"{folder / 'checkpoint.json'} doesn't say which planes it was trained on; "
+            f"{folder / 'checkpoint.json'} doesn't say which planes and pixels it was trained on; "
             "copy the checkpoint anew"
         )
-    return planes
+    return planes, pixel_mm
 
 
 def expected_dice(probability: NDArray[np.float16]) -> float:

@@ -45,7 +45,7 @@ from segone_napari.models.segone import SegOneModel
 from segone_napari.models.text import TextConfig, TextTower
 from segone_napari.models.unet import UNetConfig, UNetModel
 from segone_napari.runtime import BadInput, has_fast_bfloat16
-from segone_napari.training.objectives import at_phase, dense_loss, diffusion_loss, draw_phase
+from segone_napari.training.objectives import dense_loss, diffusion_loss
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class TrainConfig:
     """Everything that decides what comes out of a training run, but for the machine."""
 
     system: str = "segone"
-    steps: int = 14_000
-    batch: int = 4
+    steps: int = 6_500
+    batch: int = 6
     learning_rate: float = 2e-3
     warmup_steps: int = 50
     decay_share: float = 0.85
@@ -202,14 +202,13 @@ class _Step(nn.Module):
 
     def forward(self, inputs: Tensor, labels: Tensor, step: int) -> Tensor:
         generator = generator_for(self.config.seed, step, 1, labels.device)
-        phase = draw_phase(generator)
         if isinstance(self.model, UNetModel):
-            features = at_phase(self.model.features(inputs), phase)
-            return dense_loss(features, self.model.answers(self.names), at_phase(labels, phase))
+            features = self.model.features(inputs)
+            return dense_loss(features, self.model.answers(self.names), labels)
         answers = self.model.answers(self._read_names(generator))
         seen = self.model.network.encode(inputs)
-        features = self.model.network.dense_from(seen, phase)
-        loss = dense_loss(features, answers, at_phase(labels, phase))
+        features = self.model.network.dense_from(seen)
+        loss = dense_loss(features, answers, labels)
         count = round(self.config.diffusion_share * len(labels))
         if count:
             index = torch.arange(count, device=labels.device)

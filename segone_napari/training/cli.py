@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--system", default="segone", help="segone, or unet: the baseline (default: %(default)s)"
     )
     parser.add_argument(
-        "--steps", type=int, default=14_000, help="steps in all (default: %(default)s)"
+        "--steps", type=int, default=6_500, help="steps in all (default: %(default)s)"
     )
     parser.add_argument("--minutes", type=float, help="stop after so many minutes at the latest")
-    parser.add_argument("--batch", type=int, default=4, help="slabs a step (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=6, help="slabs a step (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument(
         "--text-in",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segone_napari.models.answers import Answers
-from segone_napari.models.network import ImageFeatures, Phase
+from segone_napari.models.network import ImageFeatures
 from segone_napari.models.schedule import NoiseSchedule
 from segone_napari.models.segone import SegOneModel, prompt_logit
 
@@ -45,17 +45,6 @@ def dense_loss(features: Tensor, answers: Answers, labels: Tensor) -> Tensor:
     return cross_entropy - dice[is_present].clamp_min(1e-4).log().mean()
 
 
-def draw_phase(generator: torch.Generator) -> Phase:
-    """Choose every second row and column at random: a quarter of the pixels stands for all."""
-    row, column = torch.randint(2, (2,), generator=generator, device=generator.device).tolist()
-    return row, column
-
-
-def at_phase(image: Tensor, phase: Phase) -> Tensor:
-    """Every second row and column of (..., H, W)."""
-    return image[..., phase[0] :: 2, phase[1] :: 2]
-
-
 def diffusion_loss(
     model: SegOneModel,
     schedule: NoiseSchedule,
@@ -80,12 +69,11 @@ def diffusion_loss(
     x_t = torch.where(known != 0, known, schedule.add_noise(x_0, noise, t))
     prompt = Answers(answers.vectors[chosen], answers.biases[chosen])
     share = t.float() / schedule.last
-    phase = draw_phase(generator)
-    features = model.denoise(seen, share, torch.cat([x_t, known], dim=1), prompt, phase)
-    logits = answers.logits(features).float()  # (B, C, H/2, W/2)
+    features = model.denoise(seen, share, torch.cat([x_t, known], dim=1), prompt)
+    logits = answers.logits(features).float()  # (B, C, H, W)
     members = F.one_hot(chosen, len(answers.biases)).bool()
-    logit = prompt_logit(logits, members)  # (B, H/2, W/2)
-    target = at_phase(truth, phase).float()
+    logit = prompt_logit(logits, members)  # (B, H, W)
+    target = truth.float()
     cross_entropy = F.binary_cross_entropy_with_logits(logit, target)
     probability = logit.sigmoid()
     overlap = (probability * target).sum((1, 2))

@@ -90,19 +90,6 @@ def test_a_scan_runs_along_rows_or_columns_only():
         ScanConv1d(1, 1, "diagonal")
 
 
-@pytest.mark.parametrize("factor", [2, 3])
-def test_one_phase_is_the_strided_full_output(factor):
-    torch.manual_seed(3)
-    up = Up(6, 5, factor).double()
-    x = image(2, 4, 6)
-    full = up(x)
-    for row in range(factor):
-        for column in range(factor):
-            phase = up.one_phase(x, row, column)
-            expected = full[..., row::factor, column::factor]
-            torch.testing.assert_close(phase, expected, rtol=0, atol=1e-12)
-
-
 def test_a_channel_norm_looks_at_one_position_only():
     norm = ChannelNorm(6).double()
     x = image(2, 4, 6)

@@ -191,16 +191,6 @@ def test_a_prompt_changes_only_its_own_sample(place):
     assert not torch.allclose(first[1], second[1], atol=1e-3)
 
 
-def test_one_phase_is_every_second_pixel():
-    network = make(with_film=True)
-    seen = network.encode(slabs())
-    full = network.dense_from(seen)
-    for row in (0, 1):
-        for column in (0, 1):
-            phase = network.dense_from(seen, (row, column))
-            torch.testing.assert_close(phase, full[..., row::2, column::2])
-
-
 def test_samples_of_a_batch_do_not_touch_each_other():
     network = make()
     whole = network.dense(slabs())

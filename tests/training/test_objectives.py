@@ -10,7 +10,7 @@ from segone_napari.models.answers import Answers
 from segone_napari.models.schedule import NoiseSchedule
 from segone_napari.models.segone import SegOneModel
 from segone_napari.training import base
-from segone_napari.training.objectives import at_phase, dense_loss, diffusion_loss, draw_phase
+from segone_napari.training.objectives import dense_loss, diffusion_loss
 from tests.tiny import SYNTHETIC, TRAINING, small_vocabulary, write_label_maps
 
 VOCABULARY = small_vocabulary()
@@ -141,15 +141,3 @@ def test_denoising_works_where_nothing_is_shown(batch):
 
 
 # --- a quarter of the pixels --------------------------------------------------------------------
-
-
-def test_phases_are_drawn_evenly_and_are_every_second_pixel():
-    generator = torch.Generator().manual_seed(1)
-    drawn = [draw_phase(generator) for _ in range(200)]
-    assert {phase: drawn.count(phase) > 25 for phase in set(drawn)} == {
-        (row, column): True for row in (0, 1) for column in (0, 1)
-    }
-    image = torch.arange(24).reshape(1, 4, 6)
-    assert at_phase(image, (1, 0)).tolist() == [[[6, 8, 10], [18, 20, 22]]]
-    parts = torch.cat([at_phase(image, phase).flatten() for phase in set(drawn)])
-    assert sorted(parts.tolist()) == list(range(24))
