@@ -169,7 +169,7 @@ class SlicedSystem:
     @torch.inference_mode()
     def encode(self, image: Volume, *, progress: Progress = no_progress) -> EncodedHead:
         """Find the brain and compute the features of every view."""
-        working, head = self.locate(image)
+        working, head = self.locate(image, progress=progress)
         views = preset_views(self.preset, through_plane_axis(image.grid), self.planes)
         layouts = [
             slab_layout(
@@ -247,9 +247,10 @@ class SlicedSystem:
 
     # --- encoding -------------------------------------------------------------------------------
 
-    def locate(self, image: Volume) -> tuple[Grid, Head]:
+    def locate(self, image: Volume, *, progress: Progress = no_progress) -> tuple[Grid, Head]:
         """Bring an image to the working grid and find the brain in it; kept while the image is."""
         if image not in self._located:
+            progress(0, 1)
             working = working_grid(image.grid, self.pixel_mm)
             raw = to_working(image, working, self.device)
             image_box = _foreground(raw)
@@ -257,6 +258,7 @@ class SlicedSystem:
             guess = _first_centre(image_box, working.spacing)
             head = Head((raw / bright).clamp(0, 2), working.spacing, guess, image_box)
             for _ in range(2):
+                progress(0, 1)
                 head = self._look_for_brain(head, image_box, through_plane_axis(image.grid))
             self._located[image] = working, head
         return self._located[image]
