@@ -43,6 +43,8 @@ NEIGHBOUR_MM = SyntheticConfig.neighbour_mm
 MARGIN_MM = 14.0
 """What is looked at around the brain."""
 SLABS_AT_ONCE = 8
+PROGRESS_STEPS = 1000
+"""Progress counts in shares of this, since how many slices there are is known only on the way."""
 FAINT = 0.02
 """Probabilities up to this count as nothing."""
 SMALLEST_ML = 0.015
@@ -188,7 +190,7 @@ class SlicedSystem:
             start = done
 
             def report(slices: int, start: int = start) -> None:
-                progress(start + slices, total)
+                progress(round(PROGRESS_STEPS * (start + slices) / total), PROGRESS_STEPS)
 
             encoded.append(self._encode_view(head, view, layout, report))
             done += len(layout.indices)
@@ -250,7 +252,7 @@ class SlicedSystem:
     def locate(self, image: Volume, *, progress: Progress = no_progress) -> tuple[Grid, Head]:
         """Bring an image to the working grid and find the brain in it; kept while the image is."""
         if image not in self._located:
-            progress(0, 1)
+            progress(0, PROGRESS_STEPS)
             working = working_grid(image.grid, self.pixel_mm)
             raw = to_working(image, working, self.device)
             image_box = _foreground(raw)
@@ -258,7 +260,7 @@ class SlicedSystem:
             guess = _first_centre(image_box, working.spacing)
             head = Head((raw / bright).clamp(0, 2), working.spacing, guess, image_box)
             for _ in range(2):
-                progress(0, 1)
+                progress(0, PROGRESS_STEPS)
                 head = self._look_for_brain(head, image_box, through_plane_axis(image.grid))
             self._located[image] = working, head
         return self._located[image]

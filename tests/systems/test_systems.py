@@ -357,5 +357,5 @@ def test_a_checkpoint_that_does_not_name_its_planes_is_refused(checkpoints, tmp_
     folder = shutil.copytree(checkpoints["unet"], tmp_path / "unet")
     manifest = json.loads((folder / "checkpoint.json").read_text())
     (folder / "checkpoint.json").write_text(json.dumps(manifest | {"training": training}))
-    with pytest.raises(BadCheckpoint, match="planes it was trained on"):
+    with pytest.raises(BadCheckpoint, match="planes and pixels it was trained on"):
         registry.create("unet", checkpoint=folder, device="cpu")
