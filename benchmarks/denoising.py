@@ -4,7 +4,7 @@
 
 Axial slices `every` so many mm; every left/right structure that a slice shows is sampled with 1
 (the dense head), 2 and 4 steps. Prints the Dice over all those slices together, in the working
-grid of 1 mm, and the seconds. Choosing a number of steps by this table is choosing on DATA.
+grid, and the seconds. Choosing a number of steps by this table is choosing on DATA.
 """
 
 from __future__ import annotations
