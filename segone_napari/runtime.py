@@ -5,8 +5,9 @@ Knows nothing of images or models. torch is imported inside functions only.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -87,3 +88,16 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, for its next tensors: for long work with large ones.
+
+    glibc gives large blocks back at once, and then each new tensor costs a page fault per 4 KiB.
+    Other systems' libraries have no such switch, and nothing happens there.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        libc = ctypes.CDLL("libc.so.6")
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, (1 << 31) - 1)

@@ -91,7 +91,7 @@ SYNTHETIC = SyntheticConfig(
     shift_mm=3.0,
     central_mm=5.0,
     position_jitter_mm=1.0,
-    looks=("T1",),
+    t1_share=1.0,
     thick_share=0.1,
 )
 NETWORK = NetworkConfig(

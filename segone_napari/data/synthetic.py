@@ -94,8 +94,9 @@ class SyntheticConfig:
     slices: int = 3
     pixel_mm: float = 2.0
     neighbour_mm: float = 2.0
-    planes: tuple[str, ...] = ("axial",)
-    rotation_deg: float = 12.0
+    planes: tuple[str, ...] = ("axial", "axial", "coronal", "sagittal")
+    """Drawn from at random: a plane that is named twice comes twice as often."""
+    rotation_deg: float = 14.0
     scaling: float = 0.1
     shear: float = 0.05
     elastic_mm: float = 3.0
@@ -104,7 +105,9 @@ class SyntheticConfig:
     """Share of slices drawn from around the centre, where the small structures are."""
     central_mm: float = 22.0
     position_jitter_mm: float = 3.0
-    looks: tuple[str, ...] = (*("T1",) * 8, "FLAIR", "random")
+    t1_share: float = 0.5
+    """Share of images that look like a T1; the others look like one of `other_looks`."""
+    other_looks: tuple[str, ...] = ("T2", "FLAIR", "FLAIR", "PD", "random")
     look_jitter: float = 0.07
     stripped_share: float = 0.45
     thick_share: float = 0.2
@@ -481,12 +484,15 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     """Draw the brightness of every tissue of each sample and paint it: (B, K, H, W)."""
     count, tissues = len(tissue), len(maps.names)
     mean = draw.uniform(count, tissues)
-    looks = torch.full((len(config.looks), tissues), torch.nan)
-    for row, look in enumerate(config.looks):
+    others = config.other_looks
+    looks = torch.full((1 + len(others), tissues), torch.nan)
+    for row, look in enumerate(("T1", *others)):
         for column, name in enumerate(maps.names):
             plain = name.removeprefix("left ").removeprefix("right ")
             looks[row, column] = _LOOKS.get(look, {}).get(plain, torch.nan)
-    chosen = looks.to(draw.device)[draw.integers(count, len(config.looks))]  # (B, T)
+    other = 1 + draw.integers(count, len(others)) if others else 0
+    row = torch.where(draw.uniform(count) < config.t1_share, 0, other)
+    chosen = looks.to(draw.device)[row]  # (B, T)
     typical = chosen + config.look_jitter * draw.normal(count, tissues)
     mean = torch.where(chosen.isnan(), mean, typical).clamp(0.02, 1.1)
     # both sides look alike, up to a little

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -21,8 +21,10 @@ class Answers(NamedTuple):
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits (B, P, H, W) of every prompt for pixel features (B, D, H, W)."""
-        products = torch.einsum("bdhw,pd->bphw", features, self.vectors.to(features.dtype))
-        return products + self.biases.to(products.dtype)[:, None, None]
+        dtype = features.dtype
+        # in channels_last memory, as features are, both permutations are free
+        pixels = features.permute(0, 2, 3, 1)  # (B, H, W, D)
+        return F.linear(pixels, self.vectors.to(dtype), self.biases.to(dtype)).permute(0, 3, 1, 2)
 
 
 class DenseModel(Protocol):

@@ -74,8 +74,10 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        # channels_last memory makes both permutations free views
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        # channels_last memory makes both permutations free views; autocast would copy to float32,
+        # but the sums are taken in float32 anyway
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ScanBlock(nn.Module):
@@ -124,6 +126,13 @@ class Down(nn.Module):
         """Compute the same literally: pixel-unshuffle, then the channel convolution."""
         return self.mix.forward_as_conv1d(F.pixel_unshuffle(x, self.factor))
 
+    def finer(self, times: int) -> dict[str, Tensor]:
+        """Weights of `mix` for `times` finer pixels: it then sees the mean of each `times`²."""
+        weight = self.mix.weight.unflatten(1, (-1, self.factor, self.factor))[..., 0]
+        weight = weight.repeat_interleave(times, 2).repeat_interleave(times, 3) / times**2
+        assert self.mix.bias is not None
+        return {"weight": weight.flatten(1)[..., None].detach(), "bias": self.mix.bias.detach()}
+
 
 class Up(nn.Module):
     """A channel convolution, then pixel-shuffle: more positions, fewer channels.
@@ -142,12 +151,22 @@ class Up(nn.Module):
         assert self.mix.bias is not None
         bias = self.mix.bias.unflatten(0, (-1, self.factor, self.factor))
         out = F.conv_transpose2d(x, weight, stride=self.factor)
-        tiled = bias.repeat(1, x.shape[2], x.shape[3])
-        return out + tiled
+        return out + bias.to(out.dtype).repeat(1, x.shape[2], x.shape[3])
 
     def forward_as_conv1d(self, x: Tensor) -> Tensor:
         """Compute the same literally: the channel convolution, then pixel-shuffle."""
         return F.pixel_shuffle(self.mix.forward_as_conv1d(x), self.factor)
+
+    def finer(self, times: int) -> dict[str, Tensor]:
+        """Weights of `mix` for `times` finer pixels: each `times`² of them get equal values."""
+
+        def spread(values: Tensor) -> Tensor:
+            blocks = values.unflatten(0, (-1, self.factor, self.factor))
+            blocks = blocks.repeat_interleave(times, 1).repeat_interleave(times, 2)
+            return blocks.flatten(0, 2).detach()
+
+        assert self.mix.bias is not None
+        return {"weight": spread(self.mix.weight), "bias": spread(self.mix.bias)}
 
 
 def as_channels_last(x: Tensor) -> Tensor:

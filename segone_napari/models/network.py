@@ -41,6 +41,8 @@ class NetworkConfig:
     """Slices of a slab: the one to segment in the middle, its neighbours around it."""
     channels: tuple[int, ...] = (32, 64, 128, 192)
     """Channels of each level; each has half the positions of the one before in each direction."""
+    stem: int = 2
+    """Pixels that the first pixel-unshuffle takes together along each direction."""
     encoder_blocks: tuple[int, ...] = (1, 1, 1, 1)
     """Scan blocks of each level on the way down."""
     decoder_blocks: tuple[int, ...] = (2, 1, 1, 1)
@@ -62,11 +64,14 @@ class NetworkConfig:
     @property
     def stride(self) -> int:
         """Height and width of a slab must be multiples of this."""
-        return int(2 ** len(self.channels))
+        return int(self.stem * 2 ** (len(self.channels) - 1))
 
 
 class ImageFeatures(NamedTuple):
-    """What the encoder saw: `skips[n]` is (B, channels[n], H / 2**(n + 1), W / 2**(n + 1))."""
+    """What the encoder saw.
+
+    `skips[n]` is (B, channels[n], H / (stem · 2**n), W / (stem · 2**n)).
+    """
 
     skips: tuple[Tensor, ...]
 
@@ -81,7 +86,10 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         widths = (config.slices + POSITION_CHANNELS, *config.channels)
-        self.downs = nn.ModuleList(Down(a, b) for a, b in pairwise(widths))
+        factors = (config.stem, *(2 for _ in config.channels[1:]))
+        self.downs = nn.ModuleList(
+            Down(a, b, factor) for (a, b), factor in zip(pairwise(widths), factors, strict=True)
+        )
         self.levels = nn.ModuleList(
             nn.ModuleList(ScanBlock(width) for _ in range(count))
             for width, count in zip(config.channels, config.encoder_blocks, strict=True)
@@ -108,7 +116,7 @@ class MaskDecoder(nn.Module):
         # the mask enters every level by a pixel-unshuffle of its own; zero weights at the start,
         # so that an untrained mask doesn't disturb the dense head
         self.states = nn.ModuleList(
-            Down(STATE_CHANNELS, width, factor=2 ** (level + 1))
+            Down(STATE_CHANNELS, width, factor=config.stem * 2**level)
             for level, width in enumerate(config.channels)
         )
         for state in self.states:
@@ -130,7 +138,7 @@ class MaskDecoder(nn.Module):
             nn.Linear(config.condition, config.condition),
         )
         self.text = nn.Linear(config.features, config.condition)
-        self.head = Up(config.channels[0], config.features)
+        self.head = Up(config.channels[0], config.features, config.stem)
 
     def forward(
         self,

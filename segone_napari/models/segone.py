@@ -6,11 +6,13 @@ Dimension key: B batch, S slices of a slab, D features a pixel, H W pixels, P pr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from segone_napari.models.answers import Answers
+from segone_napari.models.layers import Down, Up
 from segone_napari.models.network import ImageFeatures, NetworkConfig, SegOneNetwork
 from segone_napari.models.text import TextTower
 
@@ -48,6 +50,24 @@ class SegOneModel(nn.Module):
         is known; `answer` has P = B prompts.
         """
         return self.network.decoder(seen, share, state, answer.vectors)
+
+    def grown(self, factor: int) -> SegOneModel:
+        """Return the same model for pixels finer by a whole factor: a start to train on from.
+
+        It answers an image of fine pixels as this one answers the mean over `factor` × `factor` of
+        them, with the same answer for each of these.
+        """
+        config = replace(self.config, stem=self.config.stem * factor)
+        model = SegOneModel(config, self.tower)
+        weights = self.state_dict()
+        for name, module in model.network.named_modules():
+            if isinstance(module, Down | Up):
+                own = self.network.get_submodule(name)
+                assert isinstance(own, Down | Up)
+                for key, value in own.finer(module.factor // own.factor).items():
+                    weights[f"network.{name}.mix.{key}"] = value
+        model.load_state_dict(weights)
+        return model
 
     def learn_names(
         self,

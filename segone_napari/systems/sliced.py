@@ -373,7 +373,8 @@ def _trained_on(manifest: Manifest, folder: Path) -> tuple[tuple[str, ...], floa
     """The planes, and the mm of a pixel, that a checkpoint says it was trained on."""
     try:
         synthetic = manifest.training["config"]["synthetic"]
-        planes, pixel_mm = tuple(synthetic["planes"]), float(synthetic["pixel_mm"])
+        planes = tuple(dict.fromkeys(synthetic["planes"]))
+        pixel_mm = float(synthetic["pixel_mm"])
     except (KeyError, TypeError, ValueError):
         planes, pixel_mm = (), 0.0
     if not planes or not set(planes) <= set(PLANES) or not 0.2 <= pixel_mm <= 5:

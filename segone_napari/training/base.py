@@ -14,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from segone_napari.data.synthetic import (
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.models.checkpoint import (
     Manifest,
+    load_checkpoint,
+    read_manifest,
     replace_folder,
     restore_folder,
     save_checkpoint,
@@ -44,7 +46,7 @@ from segone_napari.models.schedule import NoiseSchedule
 from segone_napari.models.segone import SegOneModel
 from segone_napari.models.text import TextConfig, TextTower
 from segone_napari.models.unet import UNetConfig, UNetModel
-from segone_napari.runtime import BadInput, has_fast_bfloat16
+from segone_napari.runtime import BadInput, has_fast_bfloat16, keep_freed_memory
 from segone_napari.training.objectives import dense_loss, diffusion_loss
 
 
@@ -53,8 +55,8 @@ class TrainConfig:
     """Everything that decides what comes out of a training run, but for the machine."""
 
     system: str = "segone"
-    steps: int = 6_500
-    batch: int = 6
+    steps: int = 40_000
+    batch: int = 8
     learning_rate: float = 2e-3
     warmup_steps: int = 50
     decay_share: float = 0.85
@@ -62,8 +64,20 @@ class TrainConfig:
     weight_decay: float = 0.01
     ema_steps: int = 500
     """The weights that are saved are averaged over about the last so many steps."""
-    diffusion_share: float = 0.25
+    diffusion_share: float = 0.125
     """Share of each batch that also learns to denoise the mask of one prompt."""
+    names_every: int = 4
+    """The text tower learns in one of so many steps: it learns slowly, and takes as long."""
+    easy_until: float = 0.1
+    """Share of the steps, at the start, in which all images look like a T1."""
+    varied_from: float = 0.3
+    """Share of the steps from which on images look as `synthetic` says; in between, more and more.
+
+    All contrasts mixed from the start teach a network where structures usually lie, and then it
+    takes long to look at the image.
+    """
+    start: str | None = None
+    """Name of the checkpoint that training starts from; None starts from nothing."""
     validation_maps: int = 2
     """Label maps kept out of training, the last ones by name."""
     seed: int = 0
@@ -91,9 +105,11 @@ TOWER_SHARE = 0.1
 """The text tower's learning rate, as a share of the network's."""
 
 
-def build_model(config: TrainConfig, vocabulary: Vocabulary) -> Model:
-    """Make an untrained model, the same for the same seed."""
+def build_model(config: TrainConfig, vocabulary: Vocabulary, start: Path | None = None) -> Model:
+    """Make an untrained model, the same for the same seed, or go on from a checkpoint folder."""
     set_seed(config.seed)
+    if start is not None:
+        return _start_from(start, config, vocabulary)
     if config.system == "unet":
         return UNetModel(config.unet, vocabulary.class_names)
     if config.system != "segone":
@@ -107,11 +123,29 @@ def build_model(config: TrainConfig, vocabulary: Vocabulary) -> Model:
     return model
 
 
+def _start_from(folder: Path, config: TrainConfig, vocabulary: Vocabulary) -> Model:
+    """Load the model that training starts from; a finer one grows out of it where that fits."""
+    model, known, manifest = load_checkpoint(folder)
+    if manifest.system != config.system or known.class_names != vocabulary.class_names:
+        raise BadInput(
+            f"{folder} is a checkpoint of {manifest.system} with {len(known.class_names)} classes; "
+            f"start from one of {config.system} with the same classes"
+        )
+    if isinstance(model, SegOneModel) and config.network.stem != model.config.stem:
+        model = model.grown(config.network.stem // model.config.stem)
+    wanted = config.unet if isinstance(model, UNetModel) else config.network
+    if model.config != wanted:
+        raise BadInput(f"the network in {folder} has other sizes: {model.config}")
+    return model.train()
+
+
 def train(
     label_maps: Path,
     run: Path,
     config: TrainConfig,
     *,
+    start: Path | None = None,
+    command: str = "",
     minutes: float | None = None,
     save_every_s: float = 180.0,
     report: Callable[[Report], None] = lambda _: None,
@@ -119,8 +153,10 @@ def train(
     """Train until the last step, or for so many minutes, and return the checkpoint folder.
 
     `run` keeps the state to go on from and ``checkpoint/``, the averaged weights so far. A call
-    with a `run` that exists goes on from there.
+    with a `run` that exists goes on from there. `start` is the checkpoint folder that
+    `config.start` names. `command` is noted in the checkpoint.
     """
+    keep_freed_memory()
     accelerator = Accelerator(
         mixed_precision="bf16" if _is_bfloat16_fast() else "no", step_scheduler_with_optimizer=False
     )
@@ -136,7 +172,7 @@ def train(
     training = maps.select(list(range(split)))
     held_out = maps.select(list(range(split, len(maps.tissues))))
 
-    model = build_model(config, vocabulary).to(device)
+    model = build_model(config, vocabulary, start).to(device)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), betas=(0.9, 0.98))
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
     if accelerator.is_main_process:
@@ -166,7 +202,7 @@ def train(
             saved = now
             if accelerator.is_main_process:
                 state.dice = _validate(model, average, held_out, vocabulary, config, device)
-                _save(run, state, config, model, optimizer, average, vocabulary, label_maps.name)
+                _save(run, state, config, model, optimizer, average, vocabulary, command, start)
                 saved = time.monotonic()
             accelerator.wait_for_everyone()
         if is_last or done % 10 == 0:
@@ -189,6 +225,14 @@ def learning_rate_share(step: int, config: TrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * share))
 
 
+def synthetic_at(step: int, config: TrainConfig) -> SyntheticConfig:
+    """How images vary at a step: like a T1 at the start, then more and more as configured."""
+    done, span = step / config.steps, config.varied_from - config.easy_until
+    share = 1.0 if done >= config.varied_from else max(0.0, (done - config.easy_until) / span)
+    t1_share = 1 + share * (config.synthetic.t1_share - 1)
+    return replace(config.synthetic, t1_share=t1_share)
+
+
 class _Step(nn.Module):
     """One training step's loss, as a module, so that accelerate can spread it over GPUs."""
 
@@ -205,7 +249,8 @@ class _Step(nn.Module):
         if isinstance(self.model, UNetModel):
             features = self.model.features(inputs)
             return dense_loss(features, self.model.answers(self.names), labels)
-        answers = self.model.answers(self._read_names(generator))
+        with torch.set_grad_enabled(step % self.config.names_every == 0):
+            answers = self.model.answers(self._read_names(generator))
         seen = self.model.network.encode(inputs)
         features = self.model.network.dense_from(seen)
         loss = dense_loss(features, answers, labels)
@@ -245,10 +290,11 @@ class _SlabDataset(Dataset[Slabs]):
         seed = self.config.seed + 7919 * self.process
         device = self.maps.tissues.device
         generator = generator_for(seed, step, 0, device)
+        synthetic = synthetic_at(step, self.config)
         # a few slabs at a time fit a CPU's cache
         chunk = min(4, self.config.batch) if device.type == "cpu" else self.config.batch
         parts = [
-            generate(self.maps, self.config.synthetic, count, generator)
+            generate(self.maps, synthetic, count, generator)
             for count in _chunks(self.config.batch, chunk)
         ]
         return Slabs(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
@@ -355,7 +401,8 @@ def _save(
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor],
     vocabulary: Vocabulary,
-    data_name: str,
+    command: str,
+    start: Path | None,
 ) -> None:
     """Write the state to go on from, then the checkpoint; each is whole or not there."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -373,14 +420,14 @@ def _save(
     present = {key: value.clone() for key, value in model.state_dict().items()}
     model.load_state_dict(dict(average))
     training = {
-        "command": f"segone train {data_name} --system {config.system} --steps {config.steps}",
-        "label_maps": data_name,
+        "command": command,
+        "before": None if start is None else read_manifest(start).training,
         "steps_done": state.step,
         "seconds": round(state.seconds),
         "config": asdict(config),
     }
     metrics = {"validation_dice_synthetic": state.dice}
-    manifest = Manifest(config.system, training=training, metrics=metrics)
+    manifest = Manifest(config.system, config.start, training=training, metrics=metrics)
     save_checkpoint(model, vocabulary, manifest, run / "checkpoint")
     model.load_state_dict(present)
 

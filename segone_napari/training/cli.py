@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segone_napari.training.base import Report
+    from segone_napari.training.base import Report, TrainConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,29 +31,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--system", default="segone", help="segone, or unet: the baseline (default: %(default)s)"
     )
     parser.add_argument(
-        "--steps", type=int, default=6_500, help="steps in all (default: %(default)s)"
+        "--from",
+        dest="start",
+        metavar="CHECKPOINT",
+        help="train a checkpoint further: a folder, or the name of a bundled one",
     )
+    parser.add_argument("--steps", type=int, help="steps in all")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes at the latest")
-    parser.add_argument("--batch", type=int, default=6, help="slabs a step (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--batch", type=int, help="slabs a step")
+    parser.add_argument("--learning-rate", type=float, help="the highest learning rate")
+    parser.add_argument("--seed", type=int)
     parser.add_argument(
         "--text-in",
         choices=("latent", "skips", "both", "none"),
-        default="both",
-        help="where a prompt conditions the denoiser (default: %(default)s)",
+        help="where a prompt conditions the denoiser",
     )
     parser.add_argument(
         "--planes",
         nargs="+",
         choices=("axial", "coronal", "sagittal"),
-        default=["axial"],
-        help="planes to train on; scans are cut along these (default: axial)",
+        help="planes to train on; scans are cut along these. One that is named twice comes twice "
+        "as often",
+    )
+    parser.add_argument(
+        "--t1-share",
+        type=float,
+        help="share of images that look like a T1, once all looks are mixed",
+    )
+    parser.add_argument(
+        "--pixel-mm",
+        type=float,
+        choices=(1.0, 2.0),
+        default=2.0,
+        help="size of a pixel; a checkpoint of 2 mm can be trained further at 1 mm "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--validation-maps",
         type=int,
-        default=2,
-        help="label maps kept out to measure on, the last by name (default: %(default)s)",
+        help="label maps kept out to measure on, the last by name",
     )
     parser.add_argument(
         "--save-every",
@@ -67,19 +85,11 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from segone_napari.data.synthetic import SyntheticConfig
-    from segone_napari.models.network import NetworkConfig
-    from segone_napari.training.base import TrainConfig, train
+    from segone_napari.models.checkpoint import resolve_checkpoint
+    from segone_napari.training.base import train
 
-    config = TrainConfig(
-        system=args.system,
-        steps=args.steps,
-        batch=args.batch,
-        seed=args.seed,
-        validation_maps=args.validation_maps,
-        network=NetworkConfig(text_in=args.text_in),
-        synthetic=SyntheticConfig(planes=tuple(args.planes)),
-    )
+    start = None if args.start is None else resolve_checkpoint(args.start, args.system)
+    config = _config(args, None if start is None else start.name)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -98,12 +108,53 @@ def run(args: argparse.Namespace) -> int:
             args.label_maps,
             args.run_folder,
             config,
+            start=start,
+            command=_command_line(),
             minutes=args.minutes,
             save_every_s=args.save_every,
             report=show,
         )
     print(f"checkpoint: {folder}")
     return 0
+
+
+def _command_line() -> str:
+    """What was typed, without the places of this machine: it is kept in the checkpoint."""
+    typed = [Path(part).name if Path(part).is_absolute() else part for part in sys.argv[1:]]
+    return shlex.join(["segone", *typed])
+
+
+def _config(args: argparse.Namespace, start: str | None) -> TrainConfig:
+    """Turn the options into a config; what wasn't given keeps the config's own default."""
+    from segone_napari.data.synthetic import SyntheticConfig
+    from segone_napari.models.network import NetworkConfig
+    from segone_napari.training.base import TrainConfig
+
+    def given(**values: object) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if value is not None}
+
+    fine = round(2 / args.pixel_mm)
+    synthetic = SyntheticConfig(
+        height=fine * SyntheticConfig.height,
+        width=fine * SyntheticConfig.width,
+        pixel_mm=args.pixel_mm,
+        **given(planes=args.planes and tuple(args.planes), t1_share=args.t1_share),
+    )
+    # a checkpoint that is trained further has seen easy images already
+    easy = {} if start is None else {"start": start, "easy_until": 0.0, "varied_from": 0.0}
+    return TrainConfig(
+        system=args.system,
+        network=NetworkConfig(stem=fine * NetworkConfig.stem, **given(text_in=args.text_in)),
+        synthetic=synthetic,
+        **easy,
+        **given(
+            steps=args.steps,
+            batch=args.batch,
+            learning_rate=args.learning_rate,
+            seed=args.seed,
+            validation_maps=args.validation_maps,
+        ),
+    )
 
 
 def _describe(report: Report) -> str:

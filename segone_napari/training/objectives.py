@@ -1,6 +1,6 @@
 """What training minimises: dense segmentation of all classes, and denoising of one prompt's mask.
 
-Dimension key: B batch, C classes, D features a pixel, H W pixels.
+Dimension key: B batch, C classes, D features a pixel, H W pixels, N = B·H·W.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ def dense_loss(features: Tensor, answers: Answers, labels: Tensor) -> Tensor:
     answers : the C classes, in the order of their indices.
     labels : (B, H, W) int64 class indices.
     """
-    logits = answers.logits(features).float()  # (B, C, H, W)
+    # pixels in one long row, with the classes side by side, is where a softmax is fastest
+    logits = answers.logits(features).permute(0, 2, 3, 1).flatten(0, 2).float()  # (N, C)
+    flat = labels.flatten()  # (N,)
     log_probability = logits.log_softmax(1)
-    cross_entropy = F.nll_loss(log_probability, labels)
+    cross_entropy = F.nll_loss(log_probability, flat)
     probability = log_probability.exp()
-    truth = F.one_hot(labels, logits.shape[1]).permute(0, 3, 1, 2)  # (B, C, H, W)
-    overlap = probability.gather(1, labels[:, None])  # (B, 1, H, W)
-    hits = torch.zeros(logits.shape[1], device=labels.device).index_add(
-        0, labels.flatten(), overlap.flatten()
-    )  # (C,)
-    truth_size, size = truth.sum((0, 2, 3)), probability.sum((0, 2, 3))
-    dice = (2 * hits + SMOOTH) / (size + truth_size + SMOOTH)
+    overlap = probability.gather(1, flat[:, None])[:, 0]  # (N,)
+    classes = logits.shape[1]
+    hits = torch.zeros(classes, device=labels.device).index_add(0, flat, overlap)  # (C,)
+    truth_size = torch.bincount(flat, minlength=classes).float()
+    dice = (2 * hits + SMOOTH) / (probability.sum(0) + truth_size + SMOOTH)
     is_present = truth_size > 0
     is_present[0] = False
     if not is_present.any():

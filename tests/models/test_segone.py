@@ -142,3 +142,12 @@ def test_the_unet_says_what_it_does_not_know():
     model = base.build_model(replace(TRAINING, system="unet"), VOCABULARY)
     with pytest.raises(BadInput, match="'left knee'"):
         model.answers(["brainstem", "left knee"])
+
+
+def test_a_grown_model_answers_fine_pixels_as_their_mean():
+    model = untrained()
+    grown = model.grown(2)
+    fine = torch.randn(1, 6, 16, 32)
+    coarse = model.features(torch.nn.functional.avg_pool2d(fine, 2))
+    expected = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(grown.features(fine), expected, rtol=1e-4, atol=1e-4)

@@ -14,11 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.models.checkpoint import load_checkpoint, read_manifest
 from segone_napari.models.segone import SegOneModel
 from segone_napari.models.unet import UNetModel
 from segone_napari.runtime import BadInput
-from segone_napari.training.base import Report, TrainConfig, learning_rate_share
+from segone_napari.training import base
+from segone_napari.training.base import Report, TrainConfig, learning_rate_share, synthetic_at
 from tests import tiny
 from tests.tiny import TRAINING, write_label_maps
 
@@ -161,8 +163,7 @@ def test_the_checkpoint_says_how_it_was_trained(whole_run):
     run, _ = whole_run
     manifest = read_manifest(run / "checkpoint")
     assert manifest.system == "segone"
-    assert manifest.training["command"] == "segone train maps --system segone --steps 12"
-    assert manifest.training["label_maps"] == "maps"
+    assert manifest.training["config"]["steps"] == 12
     assert manifest.training["steps_done"] == 12
     assert manifest.training["seconds"] >= 0
     assert manifest.training["config"]["seed"] == TRAINING.seed
@@ -223,6 +224,58 @@ def test_too_few_label_maps_are_refused(maps, tmp_path):
 def test_an_unknown_system_is_refused(maps, tmp_path):
     with pytest.raises(BadInput, match="'nnunet'"):
         tiny.train(maps, tmp_path / "run", replace(TRAINING, system="nnunet"))
+
+
+# --- going on from a checkpoint ------------------------------------------------------------------
+
+
+def test_training_goes_on_from_a_checkpoint(maps, whole_run, tmp_path):
+    start = whole_run[0] / "checkpoint"
+    config = replace(TRAINING, start="checkpoint", steps=1, learning_rate=0.0)
+    tiny.train(maps, tmp_path, config, start=start, command="segone train maps --from checkpoint")
+    before, after = (
+        load_file(p / "network/model.safetensors") for p in (start, tmp_path / "checkpoint")
+    )
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    manifest = read_manifest(tmp_path / "checkpoint")
+    assert manifest.parent == "checkpoint"
+    assert manifest.training["before"] == read_manifest(start).training
+    assert manifest.training["command"] == "segone train maps --from checkpoint"
+
+
+def test_a_finer_network_grows_out_of_a_checkpoint(maps, whole_run):
+    start = whole_run[0] / "checkpoint"
+    fine = replace(TRAINING, network=replace(TRAINING.network, stem=4), start="checkpoint")
+    vocabulary = Vocabulary.load(start / "vocabulary.json")
+    grown = base.build_model(fine, vocabulary, start)
+    assert grown.stride == 2 * base.build_model(TRAINING, vocabulary, start).stride
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"system": "unet"},
+        {"network": replace(TRAINING.network, features=4)},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(changed, whole_run):
+    start = whole_run[0] / "checkpoint"
+    config = replace(TRAINING, start="checkpoint", **changed)
+    with pytest.raises(BadInput, match=r"start from one of unet|has other sizes"):
+        base.build_model(config, Vocabulary.load(start / "vocabulary.json"), start)
+
+
+# --- from easy to varied -------------------------------------------------------------------------
+
+
+def test_images_look_like_a_t1_first_and_vary_more_and_more():
+    synthetic = replace(tiny.SYNTHETIC, t1_share=0.4)
+    config = TrainConfig(steps=100, easy_until=0.1, varied_from=0.3, synthetic=synthetic)
+    shares = [synthetic_at(step, config).t1_share for step in range(100)]
+    assert shares[:11] == [1.0] * 11
+    assert shares[20] == pytest.approx(0.7)
+    assert shares[30:] == pytest.approx([0.4] * 70)
 
 
 # --- learning rate ------------------------------------------------------------------------------
