@@ -1,10 +1,9 @@
 """The engine of every system that looks at slabs: find the brain, encode slices, answer prompts.
 
-`encode` computes features of every pixel once. A prompt is then a product of these features with
-the prompt's answer, inside the box where the structure was seen at all.
+`encode` asks the model once for all classes, in every view, and keeps the mean probability of
+each class in the box where it was seen at all. A prompt is then the sum of its classes.
 
-Dimension key: x y z RAS axes of the working grid, B batch, D features a pixel, H W pixels, C
-classes, N slices.
+Dimension key: x y z RAS axes of the working grid, B batch, H W pixels, C classes, N slices.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from segone_napari.data.resample import through_plane_axis, to_native, to_workin
 from segone_napari.data.slices import Head, SlabLayout, cut_slabs, slab_layout, to_volume
 from segone_napari.data.synthetic import PLANES, SyntheticConfig, bright_end
 from segone_napari.data.vocabulary import Match, Term, Vocabulary
-from segone_napari.models.answers import Answers, DenseModel
+from segone_napari.models.answers import DenseModel
 from segone_napari.models.checkpoint import Manifest, load_checkpoint
 from segone_napari.runtime import (
     BadCheckpoint,
@@ -33,7 +32,6 @@ from segone_napari.runtime import (
     Progress,
     choose_device,
     fast_precision,
-    has_fast_bfloat16,
     no_progress,
 )
 from segone_napari.systems.base import EMPTY_BOX, Box, Result
@@ -79,34 +77,27 @@ def preset_views(preset: str, through_plane: int | None, planes: Sequence[str]) 
     return [View(p, is_mirrored=m, shift=s) for p in used for s in shifts for m in (False, True)]
 
 
-@dataclass(frozen=True, eq=False)
-class EncodedView:
-    """What was seen in one view.
+class Part(NamedTuple):
+    """Probabilities (x, y, z), half precision, in a box of the working grid, and where it starts.
 
-    Attributes
-    ----------
-    view, layout : how it was cut. In a mirrored view, x of the layout runs from the right.
-    features : (N, D, H, W), half precision.
-    log_total : (N, H, W) float32, the log-sum-exp of all classes' logits.
-    extents : (C, 3, 2) int, first and last + 1 slice, row and column where each class is not
-        faint; empty where it is nowhere.
+    They are zero outside; the box is empty where a class is nowhere.
     """
 
-    view: View
-    layout: SlabLayout
-    features: Tensor
-    log_total: Tensor
-    extents: NDArray[np.int64]
+    values: Tensor
+    origin: tuple[int, int, int]
+
+
+NOWHERE = Part(torch.zeros(0, 0, 0, dtype=torch.float16), (0, 0, 0))
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedHead:
-    """An encoded image."""
+    """An encoded image; `classes` are in the vocabulary's order."""
 
     grid: Grid
     working: Grid
     head: Head
-    views: tuple[EncodedView, ...]
+    classes: tuple[Part, ...]
 
 
 class SlicedSystem:
@@ -185,16 +176,18 @@ class SlicedSystem:
         ]
         total = sum(len(layout.indices) for layout in layouts)
         done = 0
-        encoded = []
+        by_class: list[list[Part]] = [[] for _ in self.vocabulary.class_names]
         for view, layout in zip(views, layouts, strict=True):
             start = done
 
             def report(slices: int, start: int = start) -> None:
                 progress(round(PROGRESS_STEPS * (start + slices) / total), PROGRESS_STEPS)
 
-            encoded.append(self._encode_view(head, view, layout, report))
+            for parts, part in zip(by_class, self._look(head, view, layout, report), strict=True):
+                parts.append(part)
             done += len(layout.indices)
-        return EncodedHead(image.grid, working, head, tuple(encoded))
+        classes = tuple(_sum(parts, 1 / len(views)) for parts in by_class)
+        return EncodedHead(image.grid, working, head, classes)
 
     @torch.inference_mode()
     def segment(
@@ -229,15 +222,9 @@ class SlicedSystem:
         thin = replace(head, box=(box[0], box[1], box[2]))
         layout = slab_layout(thin, plane, 1.0, self.model.stride)
         one = replace(layout, indices=(middle,))
-        seen = self._encode_view(head, View(plane), one, lambda _: None)
-        thick = replace(
-            seen,
-            layout=layout,
-            features=seen.features.expand(3, -1, -1, -1),
-            log_total=seen.log_total.expand(3, -1, -1),
-            extents=np.where(np.arange(3)[None, :, None] == 0, [0, 3], seen.extents),
-        )
-        encoded = EncodedHead(image.grid, working, thin, (thick,))
+        parts = self._look(head, View(plane), one, lambda _: None)
+        classes = tuple(_thickened(part, normal) for part in parts)
+        encoded = EncodedHead(image.grid, working, thin, classes)
         return [_only_slice(self._answer(encoded, p), axis, index) for p in prompts]
 
     def forget(self, image: Volume | None = None) -> None:
@@ -286,25 +273,27 @@ class SlicedSystem:
         with fast_precision(self.device):
             return self.model.features(slabs)  # (B, D, H, W)
 
-    def _encode_view(
+    def _look(
         self, head: Head, view: View, layout: SlabLayout, progress: Callable[[int], None]
-    ) -> EncodedView:
+    ) -> list[Part]:
+        """Ask in one view; return the probability of every class."""
         head = _mirror(head) if view.is_mirrored else head
         classes = self._mirrored if view.is_mirrored else self._classes
-        dtype = torch.bfloat16 if has_fast_bfloat16(self.device) else torch.float16
-        features, totals, seen = [], [], []
+        slabs, seen = [], []
         done = 0
         for indices in _batched(layout.indices):
             progress(done)
-            batch = self._features(head, layout, indices)
-            logits = classes.logits(batch).float()  # (B, C, H, W)
-            total = logits.logsumexp(1)  # (B, H, W)
-            features.append(batch.to(dtype))
-            totals.append(total)
-            seen.append(_seen_lines((logits - total[:, None]).exp_() > FAINT))
+            logits = classes.logits(self._features(head, layout, indices)).float()
+            probability = logits.softmax(1)  # (B, C, H, W)
+            seen.append(_seen_lines(probability > FAINT))
+            slabs.append(probability.half())
             done += len(indices)
         progress(done)
-        return EncodedView(view, layout, torch.cat(features), torch.cat(totals), _extents(seen))
+        width = head.image.shape[0] if view.is_mirrored else None
+        return [
+            _part([slab[:, index] for slab in slabs], layout, extent, width)
+            for index, extent in enumerate(_extents(seen))
+        ]
 
     # --- answering ------------------------------------------------------------------------------
 
@@ -337,22 +326,10 @@ class SlicedSystem:
         )
 
     def _probability(self, encoded: EncodedHead, term: Term) -> tuple[Tensor, tuple[int, int, int]]:
-        """Mean probability of a term over the views, on a box of the working grid."""
+        """Probability of a term, the sum over its classes, on a box of the working grid."""
         index = [self.vocabulary.class_names.index(name) for name in term.classes]
-        parts = []
-        for view in encoded.views:
-            rows = [slice(int(a), int(b)) for a, b in _union(view.extents[index])]
-            if any(s.stop <= s.start for s in rows):
-                continue
-            part = _class_probability(view, self._answers_of(view.view, index), rows)
-            parts.append(_placed(part, view, rows, encoded.working.shape[0]))
-        if not parts:
-            return torch.zeros(0, 0, 0), (0, 0, 0)
-        return _mean_of(parts, len(encoded.views))
-
-    def _answers_of(self, view: View, index: list[int]) -> Answers:
-        classes = self._mirrored if view.is_mirrored else self._classes
-        return Answers(classes.vectors[index], classes.biases[index])
+        values, origin = _sum([encoded.classes[i] for i in index])
+        return values.float().clamp_max(1), origin
 
     def _side_warnings(
         self, encoded: EncodedHead, term: Term, probability: Tensor, origin: tuple[int, int, int]
@@ -484,55 +461,56 @@ def _extents(seen: list[tuple[Tensor, Tensor, Tensor]]) -> NDArray[np.int64]:
     return out
 
 
-def _union(extents: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The lines (3, 2) that hold every non-empty one of some classes (C, 3, 2)."""
-    filled = extents[(extents[:, :, 1] > extents[:, :, 0]).all(1)]
-    if not len(filled):
-        return np.zeros((3, 2), dtype=np.int64)
-    return np.stack([filled[:, :, 0].min(0), filled[:, :, 1].max(0)], axis=1)
+def _part(
+    slabs: list[Tensor], layout: SlabLayout, extent: NDArray[np.int64], mirrored_width: int | None
+) -> Part:
+    """Cut one class out of its slabs (B, H, W), in its extent (3, 2), as a part (x, y, z).
 
-
-def _class_probability(view: EncodedView, answers: Answers, rows: list[slice]) -> Tensor:
-    """Probability (n, h, w) of the union of some classes, inside a box of a view."""
-    at = (rows[0], slice(None), rows[1], rows[2])
-    logits = answers.logits(view.features[at]).float()  # (n, P, h, w)
-    inside = logits.logsumexp(1) if logits.shape[1] > 1 else logits[:, 0]
-    return (inside - view.log_total[rows[0], rows[1], rows[2]]).exp().clamp_max(1)
-
-
-def _placed(
-    part: Tensor, view: EncodedView, rows: list[slice], width: int
-) -> tuple[Tensor, tuple[int, int, int]]:
-    """Turn (n, h, w) of a view into (x, y, z) and its first voxel on the working grid."""
-    layout = view.layout
+    In a mirrored view x of the layout runs from the right of `mirrored_width` voxels.
+    """
+    if (extent[:, 1] <= extent[:, 0]).any():
+        return NOWHERE
+    of_slices, of_rows, of_columns = (slice(int(a), int(b)) for a, b in extent)
+    pixels = torch.cat([slab[:, of_rows, of_columns] for slab in slabs])[of_slices]  # (n, h, w)
     row_axis, column_axis, normal = layout.axes
-    indices = layout.indices[rows[0]]
+    indices = layout.indices[of_slices]
     box = list(layout.box)
     box[normal] = slice(indices[0], indices[-1] + 1)
-    for axis, lines in ((row_axis, rows[1]), (column_axis, rows[2])):
+    for axis, lines in ((row_axis, of_rows), (column_axis, of_columns)):
         start = layout.box[axis].start
         box[axis] = slice(start + lines.start, start + lines.stop)
-    volume = to_volume(part, SlabLayout(layout.axes, (box[0], box[1], box[2]), indices))
-    start_x = box[0].start
-    if view.view.is_mirrored:
-        volume, start_x = volume.flip(0), width - box[0].stop
-    return volume, (start_x, box[1].start, box[2].start)
+    volume = to_volume(pixels, SlabLayout(layout.axes, (box[0], box[1], box[2]), indices))
+    first_x = box[0].start
+    if mirrored_width is not None:
+        volume, first_x = volume.flip(0), mirrored_width - box[0].stop
+    return Part(volume, (first_x, box[1].start, box[2].start))
 
 
-def _mean_of(
-    parts: list[tuple[Tensor, tuple[int, int, int]]], views: int
-) -> tuple[Tensor, tuple[int, int, int]]:
-    """Add up boxes at their places and divide by the number of views."""
-    if len(parts) == views == 1:
-        return parts[0]
-    starts = np.array([origin for _, origin in parts])
-    stops = starts + np.array([part.shape for part, _ in parts])
+def _sum(parts: list[Part], share: float = 1.0) -> Part:
+    """Add parts up, each at its place, and multiply by `share`."""
+    parts = [part for part in parts if part.values.numel()]
+    if not parts:
+        return NOWHERE
+    if len(parts) == 1:
+        values, origin = parts[0]
+        return Part(values.mul(share).contiguous(), origin)
+    starts = np.array([part.origin for part in parts])
+    stops = starts + np.array([part.values.shape for part in parts])
     origin = starts.min(0)
-    shape = (stops.max(0) - origin).tolist()
-    mean = torch.zeros(shape, device=parts[0][0].device)
-    for (part, _), start in zip(parts, starts - origin, strict=True):
-        mean[tuple(slice(s, s + n) for s, n in zip(start, part.shape, strict=True))] += part
-    return mean / views, (int(origin[0]), int(origin[1]), int(origin[2]))
+    total = torch.zeros((stops.max(0) - origin).tolist(), device=parts[0].values.device)
+    for part, start in zip(parts, starts - origin, strict=True):
+        sides = zip(start, part.values.shape, strict=True)
+        total[tuple(slice(s, s + n) for s, n in sides)] += part.values
+    return Part(total.mul_(share).half(), (int(origin[0]), int(origin[1]), int(origin[2])))
+
+
+def _thickened(part: Part, axis: int) -> Part:
+    """Repeat a part of one slice on both sides of it."""
+    if not part.values.numel():
+        return part
+    origin = [first - (1 if a == axis else 0) for a, first in enumerate(part.origin)]
+    shape = [3 if a == axis else n for a, n in enumerate(part.values.shape)]
+    return Part(part.values.expand(shape), (origin[0], origin[1], origin[2]))
 
 
 # --- preview and refusal ------------------------------------------------------------------------

@@ -257,9 +257,9 @@ def test_the_axis_order_of_the_image_changes_nothing_but_the_grid(make: Make, or
     system, image = make(), head()
     turned = reoriented(image, order)
     expected, encoded = system.encode(image), system.encode(turned)
-    for view, same in zip(encoded.views, expected.views, strict=True):
-        assert view.layout == same.layout
-        assert torch.equal(view.features, same.features)
+    for part, same in zip(encoded.classes, expected.classes, strict=True):
+        assert part.origin == same.origin
+        assert torch.equal(part.values, same.values)
     (result,), (straight,) = (
         system.segment(encoded, [LEFT]), system.segment(expected, [LEFT])
     )  # fmt: skip
