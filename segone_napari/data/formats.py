@@ -46,7 +46,9 @@ _DAMAGED = (
 )
 
 
-def read(path: str | os.PathLike[str], *, volume: int | None = None) -> Volume:
+def read(
+    path: str | os.PathLike[str], *, volume: int | None = None, may_be_empty: bool = False
+) -> Volume:
     """Read an image file.
 
     Integer voxels keep their dtype unless the file scales them; other numbers become float32.
@@ -55,6 +57,7 @@ def read(path: str | os.PathLike[str], *, volume: int | None = None) -> Volume:
     ----------
     path : a file ending in one of `READABLE`.
     volume : which volume of a 4-D file, counted from 0.
+    may_be_empty : whether every voxel may have the same value, as in an empty mask.
 
     Raises
     ------
@@ -71,7 +74,8 @@ def read(path: str | os.PathLike[str], *, volume: int | None = None) -> Volume:
         grid, warnings = _read_grid(file, image, shape)
         data = _read_voxels(file, image, index).reshape(shape)
     data, more_warnings = _without_non_finite(file, data)
-    _check_shows_something(file, data)
+    if not may_be_empty:
+        _check_shows_something(file, data)
     return Volume(data, grid, file.name, (*warnings, *more_warnings))
 
 
@@ -146,10 +150,18 @@ def write_atomically(
             os.fsync(stream.fileno())
         os.replace(part, file)
     except OSError as error:
-        raise BadInput(_why_not_written(file, error)) from error
+        raise BadInput(why_not_written(file, error)) from error
     finally:
         part.unlink(missing_ok=True)
     return file
+
+
+def why_not_written(file: Path, error: OSError) -> str:
+    """Say in one sentence why a file could not be written, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: {file} was not written; free some space or choose another folder"
+    reason = error.strerror or str(error)
+    return f"{file} can't be written ({reason}); choose another folder or name"
 
 
 def _ending(file: Path, endings: tuple[str, ...]) -> str | None:
@@ -469,10 +481,3 @@ def _fits(data: NDArray[Any], dtype: np.dtype[Any]) -> bool:
         return False
     limits = np.iinfo(dtype)
     return bool(data.size == 0 or (data.min() >= limits.min and data.max() <= limits.max))
-
-
-def _why_not_written(file: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full: {file} was not written; free some space or choose another folder"
-    reason = error.strerror or str(error)
-    return f"{file} can't be written ({reason}); choose another folder or name"
