@@ -15,10 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segone_napari.data.synthetic import PLANES, POSITION_SCALE_MM
+from segone_napari.data.synthetic import PLANES, POSITION_SCALE_MM, Point
 from segone_napari.volume import Box
-
-Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +27,7 @@ class Head:
     ----------
     image : (x, y, z) float32, about 0 (air) to 1 (bright end).
     spacing : mm along each axis.
-    centre : the brain's centre in working voxels.
+    centre : the cerebrum's centre in working voxels.
     box : the part of the grid to look at.
     """
 

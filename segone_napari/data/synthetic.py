@@ -30,7 +30,14 @@ from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.runtime import BadInput, Progress, no_progress
 
 POSITION_SCALE_MM = 80.0
-"""Positions are given to a network as mm from the head's centre divided by this."""
+"""Positions are given to a network as mm from the cerebrum's centre divided by this."""
+
+CEREBRUM = tuple(
+    f"{side} cerebral {what}" for side in ("left", "right") for what in ("white matter", "cortex")
+)
+"""What the centre is measured on: unlike the brainstem, it ends at the same place in every scan."""
+
+Point = tuple[float, float, float]
 
 PLANES: dict[str, tuple[int, int, int]] = {
     "axial": (0, 1, 2),
@@ -97,14 +104,17 @@ class SyntheticConfig:
     planes: tuple[str, ...] = ("axial", "axial", "coronal", "sagittal")
     """Drawn from at random: a plane that is named twice comes twice as often."""
     rotation_deg: float = 14.0
-    scaling: float = 0.1
+    scaling: float = 0.14
     shear: float = 0.05
     elastic_mm: float = 3.0
     shift_mm: float = 8.0
     central_share: float = 0.5
     """Share of slices drawn from around the centre, where the small structures are."""
     central_mm: float = 22.0
-    position_jitter_mm: float = 3.0
+    position_jitter_mm: float = 5.0
+    """How far the centre may be off (standard deviation; 0.6 of it from left to right)."""
+    position_scaling: float = 0.06
+    """By how much of themselves the positions may be off."""
     t1_share: float = 0.5
     """Share of images that look like a T1; the others look like one of `other_looks`."""
     other_looks: tuple[str, ...] = ("T2", "FLAIR", "FLAIR", "PD", "random")
@@ -133,7 +143,7 @@ class LabelMaps:
     Attributes
     ----------
     tissues : (M, X, Y, Z) uint8, indices of tissues; 0 is background.
-    centres : (M, 3) float32, the brain's centre in voxels.
+    centres : (M, 3) float32, the cerebrum's centre in voxels.
     extents : (M, 3, 2) float32, the brain's lowest and highest voxel along each axis.
     classes : (T,) int64, the class index of each tissue.
     mirrored : (T,) int64, the tissue on the other side.
@@ -205,10 +215,15 @@ def load_label_maps(
             )
     tissues = _stack([np.searchsorted(values, m).astype(np.uint8) for m in maps])
     extents = torch.tensor([_extent(is_brain[t.numpy()]) for t in tissues], dtype=torch.float32)
+    is_cerebrum = np.isin(names, CEREBRUM)
+    centres = [
+        box_centre(torch.from_numpy((is_cerebrum if is_cerebrum[t].any() else is_brain)[t]))
+        for t in tissues.numpy()
+    ]
     index = {name: i for i, name in enumerate(vocabulary.class_names)}
     return LabelMaps(
         tissues=tissues,
-        centres=extents.mean(2),
+        centres=torch.tensor(centres),
         extents=extents,
         classes=torch.tensor([index.get(name, 0) for name in names]),
         mirrored=torch.tensor(_mirror_table(names, vocabulary)),
@@ -306,6 +321,19 @@ def _stack(maps: list[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(out)
 
 
+def box_centre(mask: Tensor) -> Point:
+    """Return the centre, in voxels, of the box around a mask (x, y, z) that isn't empty.
+
+    Lines where the mask is smaller than a fiftieth of its largest section don't count.
+    """
+    centre = []
+    for others in ((1, 2), (0, 2), (0, 1)):
+        area = mask.float().sum(others)
+        lines = torch.nonzero(area > 0.02 * area.max()).flatten()
+        centre.append(float(lines[0] + lines[-1]) / 2)
+    return centre[0], centre[1], centre[2]
+
+
 def _extent(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """First and last line along each axis that a mask (x, y, z), not empty, has voxels in."""
     lines = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
@@ -335,7 +363,9 @@ def generate(
     slices = _scan(slices, is_stripped, draw)
     # 4. Where every pixel lies, as well as it can be known from an image.
     jitter = draw.normal(count, 1, 1, 3) * config.position_jitter_mm
-    position = (centred[:, middle] + jitter) / POSITION_SCALE_MM  # (B, H, W, 3)
+    jitter[..., 0] *= 0.6
+    scale = 1 + config.position_scaling * draw.normal(count, 1, 1, 3)
+    position = (centred[:, middle] * scale + jitter) / POSITION_SCALE_MM  # (B, H, W, 3)
     return Slabs(torch.cat([slices, position.permute(0, 3, 1, 2)], dim=1), labels)
 
 

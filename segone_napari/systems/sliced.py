@@ -22,7 +22,7 @@ from torch import Tensor
 
 from segone_napari.data.resample import through_plane_axis, to_native, to_working, working_grid
 from segone_napari.data.slices import Head, SlabLayout, cut_slabs, slab_layout, to_volume
-from segone_napari.data.synthetic import PLANES, SyntheticConfig, bright_end
+from segone_napari.data.synthetic import CEREBRUM, PLANES, SyntheticConfig, box_centre, bright_end
 from segone_napari.data.vocabulary import Match, Term, Vocabulary
 from segone_napari.models.answers import DenseModel
 from segone_napari.models.checkpoint import Manifest, load_checkpoint
@@ -40,6 +40,8 @@ from segone_napari.volume import Grid, Volume
 NEIGHBOUR_MM = SyntheticConfig.neighbour_mm
 MARGIN_MM = 14.0
 """What is looked at around the brain."""
+LEAST_VOXELS = 100
+"""Less than this of a brain tells nothing about where it lies."""
 SLABS_AT_ONCE = 8
 PROGRESS_STEPS = 1000
 """Progress counts in shares of this, since how many slices there are is known only on the way."""
@@ -126,6 +128,8 @@ class SlicedSystem:
         )
         with torch.inference_mode():
             names = vocabulary.class_names
+            self._brain = _indices([n not in _AROUND_BRAIN for n in names], device)
+            self._cerebrum = _indices([n in CEREBRUM for n in names], device)
             self._classes = model.answers(names)
             self._mirrored = model.answers([vocabulary.swap_side(name) for name in names])
 
@@ -258,15 +262,16 @@ class SlicedSystem:
         layout = slab_layout(
             replace(head, box=image_box), view.plane, view.step_mm, self.model.stride
         )
-        brain = torch.tensor(
-            [name not in _AROUND_BRAIN for name in self.vocabulary.class_names], device=self.device
-        )
         masks = []
         for slabs in _batched(layout.indices):
             features = self._features(head, layout, slabs)
             masks.append(self._classes.logits(features).argmax(1))  # (B, H, W)
-        is_brain = brain[torch.cat(masks)]
-        return _centred_on(head, to_volume(is_brain.float(), layout) > 0.5, layout.box)
+        classes = torch.cat(masks)
+        is_brain, is_cerebrum = (
+            to_volume(torch.isin(classes, which).float(), layout) > 0.5
+            for which in (self._brain, self._cerebrum)
+        )
+        return _centred_on(head, is_brain, is_cerebrum, layout.box)
 
     def _features(self, head: Head, layout: SlabLayout, indices: tuple[int, ...]) -> Tensor:
         slabs = cut_slabs(head, layout, indices, self.model.slices, NEIGHBOUR_MM)
@@ -404,22 +409,30 @@ def _first_centre(box: Box, spacing: tuple[float, float, float]) -> tuple[float,
     return middle[0], middle[1], middle[2]
 
 
-def _centred_on(head: Head, is_brain: Tensor, box: Box) -> Head:
-    """Return the head with the centre and box of a brain mask (x, y, z) given on `box`."""
-    centre, sides = list(head.centre), list(head.box)
+def _centred_on(head: Head, is_brain: Tensor, is_cerebrum: Tensor, box: Box) -> Head:
+    """Return the head with the centre of the cerebrum and the box of the brain.
+
+    Both are masks (x, y, z) on `box`. Where hardly anything was found, the head stays as it is.
+    """
+    if is_brain.sum() < LEAST_VOXELS:
+        return head
+    middle = box_centre(is_cerebrum if is_cerebrum.sum() >= LEAST_VOXELS else is_brain)
+    centre = [c + s.start for c, s in zip(middle, box, strict=True)]
+    sides = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
         area = is_brain.float().sum(others)
         lines = torch.nonzero(area > 0.02 * area.max()).flatten()
-        if len(lines) == 0 or area.max() < 25:
-            return head
         first, last = int(lines[0]) + box[axis].start, int(lines[-1]) + box[axis].start
         margin = round(MARGIN_MM / head.spacing[axis])
-        centre[axis] = (first + last) / 2
-        sides[axis] = slice(max(0, first - margin), min(head.image.shape[axis], last + margin + 1))
+        sides.append(slice(max(0, first - margin), min(head.image.shape[axis], last + margin + 1)))
     return replace(
         head, centre=(centre[0], centre[1], centre[2]), box=(sides[0], sides[1], sides[2])
     )
+
+
+def _indices(flags: list[bool], device: torch.device) -> Tensor:
+    return torch.tensor(flags, device=device).nonzero().flatten()
 
 
 def _mirror(head: Head) -> Head:

@@ -23,6 +23,7 @@ STILL = replace(
     elastic_mm=0.0,
     shift_mm=0.0,
     position_jitter_mm=0.0,
+    position_scaling=0.0,
     stripped_share=0.0,
     thick_share=0.0,
 )

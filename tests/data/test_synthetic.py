@@ -14,11 +14,13 @@ from torch import Tensor
 
 from segone_napari.data import synthetic
 from segone_napari.data.synthetic import (
+    CEREBRUM,
     PLANES,
     POSITION_SCALE_MM,
     LabelMaps,
     Slabs,
     SyntheticConfig,
+    box_centre,
     bright_end,
     generate,
     load_label_maps,
@@ -36,6 +38,7 @@ STILL = replace(
     shear=0.0,
     elastic_mm=0.0,
     position_jitter_mm=0.0,
+    position_scaling=0.0,
     stripped_share=0.0,
     thick_share=0.0,
 )
@@ -256,7 +259,21 @@ def test_label_maps_are_cropped_to_the_head_and_know_the_brain(maps):
     lines = torch.nonzero(brain)
     assert torch.equal(maps.extents[0, :, 0], lines.min(0).values.float())
     assert torch.equal(maps.extents[0, :, 1], lines.max(0).values.float())
-    torch.testing.assert_close(maps.centres[0], maps.extents[0].mean(1))
+
+
+def test_the_centre_is_that_of_the_cerebrum_however_far_the_brainstem_reaches(maps):
+    is_cerebrum = torch.tensor([name in CEREBRUM for name in maps.names])
+    expected = box_centre(is_cerebrum[maps.tissues[0].long()])
+    assert maps.centres[0].tolist() == pytest.approx(expected)
+
+
+def test_a_few_stray_voxels_do_not_move_the_centre():
+    mask = torch.zeros(30, 30, 30)
+    mask[5:15, 8:18, 10:20] = 1
+    expected = box_centre(mask)
+    assert expected == (9.5, 12.5, 14.5)
+    mask[28, 28, 28] = 1
+    assert box_centre(mask) == expected
 
 
 def test_the_mirror_table_swaps_sides_and_is_its_own_inverse(maps):
