@@ -150,8 +150,8 @@ def segments_of(results: Sequence[Result], *, made_at: str = "") -> list[Segment
 def labels_of(segments: Sequence[Segment]) -> Volume:
     """Put all masks into one image: label *i* is the *i*-th segment, 0 is none of them.
 
-    Where masks overlap the more probable wins, where both say how probable they are; else the
-    earlier one.
+    Where masks overlap the more probable wins, and the earlier one if they are equal. A mask that
+    was edited by hand, or that has no probability, is certain.
 
     Returns
     -------
@@ -202,7 +202,6 @@ _OTHER_COLOURS: tuple[Colour, ...] = (
 
 
 def _probability(segment: Segment) -> Any:
-    # A mask that a person has corrected is certain, whatever the system thought before.
     if segment.is_edited or segment.probability is None:
         return np.float16(1.0)
     return segment.probability.data

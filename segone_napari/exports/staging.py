@@ -44,24 +44,26 @@ def write_together(
     BadInput
         If a file exists and `force` is not given, a folder can't be written, or the disk is full.
     """
-    existing = _nearest_existing(folder)
-    if not existing.is_dir():
-        raise BadInput(f"{existing} is not a folder; choose another folder")
-    staging: Path | None = None
+    staging = _make_staging(_nearest_existing(folder))
     try:
-        staging = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=".part", dir=existing))
         writer(staging)
         return _publish(staging, folder, force=force, shared=shared)
     except OSError as error:
-        if staging is None or isinstance(error, FileNotFoundError):
-            raise BadInput(
-                f"can't write into the folder {existing}: {error.strerror or error}; "
-                "choose another folder"
-            ) from error
         raise BadInput(why_not_written(folder, error)) from error
     finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _make_staging(beside: Path) -> Path:
+    if not beside.is_dir():
+        raise BadInput(f"{beside} is not a folder; choose another")
+    try:
+        return Path(tempfile.mkdtemp(prefix=PREFIX, suffix=".part", dir=beside))
+    except OSError as error:
+        raise BadInput(
+            f"can't write into the folder {beside}: {error.strerror or error}; "
+            "choose another folder"
+        ) from error
 
 
 def _publish(staging: Path, folder: Path, *, force: bool, shared: Sequence[str]) -> list[Path]:
@@ -111,7 +113,7 @@ def _make_folders(folders: set[Path]) -> list[Path]:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
+    with path.open("r+b") as stream:
         os.fsync(stream.fileno())
 
 

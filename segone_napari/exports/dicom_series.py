@@ -1,0 +1,247 @@
+"""The headers of the DICOM series that masks belong to, cut down to what may be passed on.
+
+Knows nothing of pixels: reading images is `segone_napari.data`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from segone_napari.runtime import BadInput
+from segone_napari.volume import Affine, Grid
+
+# What the standard requires of a derived object to say of the person and the study (type 1 and 2
+# of the Patient and General Study modules): everything else stays behind.
+IDENTITY = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "StudyID",
+    "ReferringPhysicianName",
+)
+_KEPT = (
+    *IDENTITY,
+    "SpecificCharacterSet",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+    "Modality",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
+_KEPT_GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# How far apart in mm two grids may place a voxel and still be the same: headers are rounded.
+_SAME_MM = 0.05
+
+
+def read_series(paths: Iterable[Path], grid: Grid | None = None) -> list[Dataset]:
+    """Read the headers of one series, ordered by position along its slices.
+
+    Parameters
+    ----------
+    paths : files, or folders that are searched with all of theirs.
+    grid : of several series, the one that has these voxels is taken.
+
+    Raises
+    ------
+    BadInput
+        If there is no series of slices, or several and none or more than one fits the grid.
+    """
+    paths = [Path(path) for path in paths]
+    series: dict[str, list[Dataset]] = {}
+    for file in _files(paths):
+        header = _read_header(file)
+        if header is not None:
+            series.setdefault(str(header.SeriesInstanceUID), []).append(header)
+    named = ", ".join(str(path) for path in paths[:1]) or "nothing"
+    if not series:
+        raise BadInput(
+            f"{named} holds no DICOM images with a position in the patient; "
+            "name the folder of the series that the masks were made on"
+        )
+    found = [_in_order(headers) for headers in series.values()]
+    if len(found) > 1:
+        found = [headers for headers in found if grid is not None and _fits(headers, grid)]
+    if len(found) != 1:
+        which = "none" if not found else "more than one"
+        raise BadInput(
+            f"{named} holds {len(series)} series, and {which} of them has the masks' voxels; "
+            "name the folder of the right one alone"
+        )
+    _check_frame_of_reference(found[0], named)
+    return found[0]
+
+
+def grid_of(headers: Sequence[Dataset]) -> Grid | None:
+    """Give where a series' pixels (column, row, slice) lie; None where slices are not regular."""
+    row, column, spacing, positions, shape = _geometry(headers)
+    steps = np.diff(positions, axis=0)
+    if len(steps) and not np.allclose(steps, steps.mean(axis=0), atol=_SAME_MM):
+        return None
+    step = steps.mean(axis=0) if len(steps) else np.cross(row, column) * _thickness(headers)
+    lps = np.eye(4)
+    lps[:3, 0] = row * spacing[1]
+    lps[:3, 1] = column * spacing[0]
+    lps[:3, 2] = step
+    lps[:3, 3] = positions[0]
+    return Grid((shape[1], shape[0], len(positions)), _LPS @ lps)
+
+
+def placement(mask: Grid, series: Grid) -> Affine | None:
+    """Give how the mask's voxels are the series' pixels: a turn by right angles and a shift.
+
+    Returns
+    -------
+    (4, 4) of whole numbers, mask voxel to (column, row, slice); None where voxels don't coincide.
+    """
+    exact = np.linalg.inv(series.affine) @ mask.affine
+    whole = np.rint(exact)
+    corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    corners = corners * (np.array(mask.shape) - 1)
+    apart = nib.affines.apply_affine(series.affine @ whole, corners) - nib.affines.apply_affine(
+        mask.affine, corners
+    )
+    turns = np.abs(whole[:3, :3])
+    is_turn = (turns.sum(axis=0) == 1).all() and (turns.sum(axis=1) == 1).all()
+    return whole if is_turn and np.abs(apart).max() < _SAME_MM else None
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(file for file in path.rglob("*") if file.is_file())
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise BadInput(f"no such file or folder: {path}; check the path")
+    return files
+
+
+def _read_header(file: Path) -> Dataset | None:
+    """Read what may be passed on of one file; None if it is not an image with a position."""
+    try:
+        full = pydicom.dcmread(file, stop_before_pixels=True)
+    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError):
+        return None
+    is_placed = "ImagePositionPatient" in full or "PerFrameFunctionalGroupsSequence" in full
+    if not is_placed or "SeriesInstanceUID" not in full or full.get("Modality") == "SEG":
+        return None
+    header = Dataset()
+    for keyword in _KEPT:
+        if keyword in full:
+            header[keyword] = full[keyword]
+    for keyword in IDENTITY:  # an anonymised file may lack what the standard wants to be there
+        if keyword not in header:
+            setattr(header, keyword, "")
+    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        if keyword in full:
+            setattr(header, keyword, [_bare_group(group) for group in full[keyword]])
+    header.file_meta = full.file_meta
+    return header
+
+
+def _bare_group(group: Dataset) -> Dataset:
+    bare = Dataset()
+    for keyword in _KEPT_GROUPS:
+        if keyword in group:
+            bare[keyword] = group[keyword]
+    return bare
+
+
+def _in_order(headers: list[Dataset]) -> list[Dataset]:
+    if len(headers) == 1:
+        return headers
+    normal = np.cross(*_axes(headers[0]))
+    return sorted(headers, key=lambda h: float(np.dot(normal, h.ImagePositionPatient)))
+
+
+def _fits(headers: Sequence[Dataset], grid: Grid) -> bool:
+    series = grid_of(headers)
+    return series is not None and placement(grid, series) is not None
+
+
+def _check_frame_of_reference(headers: Sequence[Dataset], named: str) -> None:
+    if not headers[0].get("FrameOfReferenceUID"):
+        raise BadInput(
+            f"the series in {named} has no frame of reference, so nothing can be tied to it; "
+            "export as .seg.nrrd or .nii.gz instead"
+        )
+
+
+def _geometry(
+    headers: Sequence[Dataset],
+) -> tuple[
+    NDArray[np.float64], NDArray[np.float64], list[float], NDArray[np.float64], tuple[int, int]
+]:
+    """Row and column direction, spacing of rows and columns, positions in order, rows and columns."""
+    first = headers[0]
+    row, column = _axes(first)
+    if "PerFrameFunctionalGroupsSequence" in first:
+        positions = np.array(
+            [
+                group.PlanePositionSequence[0].ImagePositionPatient
+                for group in first.PerFrameFunctionalGroupsSequence
+            ],
+            dtype=np.float64,
+        )
+        # Several volumes, such as echoes, share positions: each position counts once.
+        along = np.round(positions @ np.cross(row, column), 3)
+        positions = positions[np.unique(along, return_index=True)[1]]
+    else:
+        positions = np.array([h.ImagePositionPatient for h in headers], dtype=np.float64)
+    spacing = [float(s) for s in _measures(first).PixelSpacing]
+    return row, column, spacing, positions, (int(first.Rows), int(first.Columns))
+
+
+def _axes(header: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    source = header
+    for group in _groups(header):
+        if "PlaneOrientationSequence" in group:
+            source = group.PlaneOrientationSequence[0]
+            break
+    axes = np.asarray(source.ImageOrientationPatient, dtype=np.float64)
+    return axes[:3], axes[3:]
+
+
+def _measures(header: Dataset) -> Dataset:
+    for group in _groups(header):
+        if "PixelMeasuresSequence" in group:
+            measures: Dataset = group.PixelMeasuresSequence[0]
+            return measures
+    return header
+
+
+def _groups(header: Dataset) -> list[Dataset]:
+    shared = list(header.get("SharedFunctionalGroupsSequence", []))
+    return shared + list(header.get("PerFrameFunctionalGroupsSequence", []))[:1]
+
+
+def _thickness(headers: Sequence[Dataset]) -> float:
+    measures = _measures(headers[0])
+    return float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 1.0)

@@ -1,0 +1,171 @@
+"""Label maps with their table, and folders of one mask a structure; also how they are read again.
+
+The table ``OUT.tsv`` beside ``OUT.nii.gz`` has the columns index, name and colour.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segone_napari.data import formats
+from segone_napari.exports.content import (
+    Colour,
+    Content,
+    Segment,
+    known_colour,
+    labels_of,
+    numbered_names,
+)
+from segone_napari.runtime import BadInput
+from segone_napari.volume import Volume
+
+TABLE_ENDING = ".tsv"
+_MASKS_TABLE = "masks.tsv"
+_MOST_LABELS = 1000
+# A value of a label map, its name and its colour.
+Row = tuple[int, str, Colour]
+
+
+def write_label_map(content: Content, path: Path) -> None:
+    """Write one integer image, label *i* for the *i*-th segment, and its table beside it."""
+    formats.write(labels_of(content.segments), path)
+    table_beside(path).write_text(table_of(content.segments), encoding="utf-8")
+
+
+def write_masks(content: Content, folder: Path) -> None:
+    """Write one uint8 image a segment, overlaps kept, and a table of their names and colours."""
+    for name, segment in zip(numbered_names(content.segments), content.segments, strict=True):
+        mask = segment.mask.with_data(segment.inside.astype(np.uint8))
+        formats.write(mask, folder / f"{name}.nii.gz")
+    (folder / _MASKS_TABLE).write_text(table_of(content.segments), encoding="utf-8")
+
+
+def table_of(segments: Sequence[Segment], columns: str = "index\tname\tcolour") -> str:
+    """Give the lines of a label map's table: index, name, and colour as ``#rrggbb``."""
+    lines = [columns]
+    for index, segment in enumerate(segments, start=1):
+        red, green, blue = segment.colour
+        name = " ".join(segment.name.split())
+        lines.append(f"{index}\t{name}\t#{red:02x}{green:02x}{blue:02x}")
+    return "\n".join(lines) + "\n"
+
+
+def table_beside(path: Path) -> Path:
+    """Name the table of a label map: ``OUT.nii.gz`` to ``OUT.tsv``."""
+    return path.with_name(stem_of(path) + TABLE_ENDING)
+
+
+def stem_of(path: Path) -> str:
+    """Give a file's name without its ending: ``OUT.nii.gz`` to ``OUT``."""
+    return re.sub(r"(\.nii|\.seg)?\.[^.]+$", "", path.name)
+
+
+def read_label_map(path: Path, *, table: Path | None = None) -> list[Segment]:
+    """Read an integer image as one segment a label, in the order of the labels.
+
+    Parameters
+    ----------
+    table : names and colours; where not given, the table beside the file, if there is one. Labels
+        that it names and the image doesn't have are empty segments.
+
+    Raises
+    ------
+    BadInput
+        If the file can't be read, is not a label map, or the table is damaged.
+    """
+    volume = formats.read(path, may_be_empty=True)
+    labels = _as_labels(path, volume.data)
+    table = table or (table_beside(path) if table_beside(path).is_file() else None)
+    rows = _read_table(table) if table else []
+    named = {index for index, _, _ in rows}
+    for index in np.unique(labels[labels > 0]).tolist():
+        if index not in named:
+            name = stem_of(path) if labels.max() == 1 else f"label {index}"
+            rows.append((index, name, known_colour(name, index - 1)))
+    if not rows:
+        name = stem_of(path)
+        rows = [(1, name, known_colour(name, 0))]
+    return [
+        Segment(name, colour, volume.with_data((labels == index).astype(np.uint8)))
+        for index, name, colour in sorted(rows)
+    ]
+
+
+def read_masks(folder: Path) -> list[Segment]:
+    """Read a folder of masks, one image a structure, in the order of their names.
+
+    Raises
+    ------
+    BadInput
+        If there is no image in the folder, or one of them can't be read or is not a mask.
+    """
+    files = sorted(path for path in folder.iterdir() if path.name.lower().endswith(formats.WRITABLE))
+    if not files:
+        raise BadInput(
+            f"{folder} holds no masks; name a folder of files that end in "
+            f"{', '.join(formats.WRITABLE)}"
+        )
+    table = folder / _MASKS_TABLE
+    rows = {index: (name, colour) for index, name, colour in _read_table(table)} if (
+        table.is_file()
+    ) else {}
+    return [_read_mask(path, number, rows) for number, path in enumerate(files, start=1)]
+
+
+def _read_mask(path: Path, number: int, rows: dict[int, tuple[str, Colour]]) -> Segment:
+    volume = formats.read(path, may_be_empty=True)
+    if np.unique(volume.data).size > 2:
+        raise BadInput(f"{path} has more than two values, so it is no mask; name it by itself")
+    plain = re.sub(r"^\d+_", "", stem_of(path)).replace("-", " ")
+    name, colour = rows.get(number, (plain, known_colour(plain, number - 1)))
+    return Segment(name, colour, volume.with_data((volume.data != 0).astype(np.uint8)))
+
+
+def _as_labels(path: Path, data: NDArray[np.generic]) -> NDArray[np.int64]:
+    labels = np.rint(np.asarray(data, dtype=np.float64)).astype(np.int64)
+    if not np.array_equal(labels, data) or labels.min() < 0:
+        raise BadInput(
+            f"{path} is not a label map: it has values that are not whole numbers of 0 or more; "
+            "name a mask or a label map"
+        )
+    if np.unique(labels).size > _MOST_LABELS:
+        raise BadInput(
+            f"{path} has more than {_MOST_LABELS} different values, so it looks like an image; "
+            "name a mask or a label map"
+        )
+    return labels
+
+
+def _read_table(path: Path) -> list[Row]:
+    """Read index, name and colour; BIDS spells the last one "color"."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text), delimiter="\t")
+        return [
+            (
+                int(row["index"]),
+                row["name"].strip(),
+                _colour(row.get("colour") or row.get("color"), row["name"], number),
+            )
+            for number, row in enumerate(reader)
+            if int(row["index"]) > 0
+        ]
+    except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise BadInput(
+            f"the table {path} can't be read; it needs columns index, name and colour (#rrggbb), "
+            "separated by tabs"
+        ) from error
+
+
+def _colour(text: str | None, name: str, number: int) -> Colour:
+    if not text:
+        return known_colour(name, number)
+    red, green, blue = bytes.fromhex(text.strip().lstrip("#"))
+    return red, green, blue
