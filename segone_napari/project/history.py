@@ -1,0 +1,499 @@
+"""Edits of one image's rows: done, undone and done again, and written to the case's journal."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segone_napari.project.case import Case, OpenCase
+from segone_napari.project.deltas import (
+    Mask,
+    Shape,
+    all_of,
+    bounding_box,
+    delta_between,
+    delta_of_atoms,
+    reversed_delta,
+)
+from segone_napari.project.journal import NotSaved, why_not_saved
+from segone_napari.project.records import Edit, Part, RecordKind, Work
+from segone_napari.project.values import BY_HAND, Change, Kind, Row, RowLocked
+from segone_napari.runtime import BadInput
+from segone_napari.volume import EMPTY_BOX, Box
+
+Atom = tuple[Sequence[NDArray[Any]], Any, Any]
+"""A painted piece, as napari's ``paint`` event gives it: the indices along i, j and k, the values
+before, and the value or values after."""
+
+SNAPSHOT_RECORDS = 100
+"""How many records are read again at most when a case is opened."""
+
+WORDS: Mapping[Kind, str] = {
+    "brush": "brush on",
+    "sam2": "SAM2 on",
+    "repair": "repair of",
+    "interpolation": "interpolation of",
+    "result": "new result for",
+    "row": "change of",
+}
+
+
+class EditHistory:
+    """Rows and masks of one image, with every edit and the way back.
+
+    The package's own words say how to use it. Every method may be called from any thread.
+
+    Parameters
+    ----------
+    shape : (i, j, k) of the image's grid. The work is in memory only; `open` keeps it on disk.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self._work = Work(shape)
+        self._case: OpenCase | None = None
+        self._lock = threading.RLock()
+        self._disk_lock = threading.Lock()  # held while waiting for the disk; never inside _lock
+        self._unwritten: list[tuple[RecordKind, bytes]] = []
+        self._on_problem: Callable[[NotSaved], None] = _raise
+        self._sync_at_once = False
+        self._needs_sync = False
+        self.problem: NotSaved | None = None
+        self.saved_at: float | None = None
+        self.warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def open(
+        cls,
+        case: Case,
+        *,
+        on_problem: Callable[[NotSaved], None] | None = None,
+        sync_at_once: bool = False,
+    ) -> EditHistory:
+        """Go on with a case as it was left, or begin it.
+
+        Nothing is written before the first edit. `warnings` then has a sentence for whatever
+        could not be restored.
+
+        Parameters
+        ----------
+        on_problem : called once when edits can't be saved; without it the error is raised, once,
+            after the edit has been done.
+        sync_at_once : wait for the disk in every edit, instead of in `sync`.
+
+        Raises
+        ------
+        BadInput
+            If another window or program has the case open, or a later version wrote it.
+        """
+        history = cls(case.image.grid.shape)
+        history._case = OpenCase(case)
+        history._work, history.warnings = history._case.restore()
+        history._on_problem = on_problem or _raise
+        history._sync_at_once = sync_at_once
+        return history
+
+    # What there is -------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows in the order in which they are shown."""
+        return tuple(self._work.rows)
+
+    @property
+    def masks(self) -> Mapping[int, Mask]:
+        """By row, its mask: uint8 (i, j, k). Change it through this class only."""
+        return MappingProxyType(self._work.masks)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What was typed, the oldest first."""
+        return tuple(self._work.prompts)
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What `note` has kept."""
+        return MappingProxyType(self._work.notes)
+
+    @property
+    def undo_count(self) -> int:
+        """How many edits can be undone."""
+        return len(self._work.done)
+
+    @property
+    def redo_count(self) -> int:
+        """How many edits can be done again."""
+        return len(self._work.undone)
+
+    @property
+    def undo_words(self) -> str:
+        """What would be undone, such as "brush on left hippocampus"; empty if nothing."""
+        return self._work.done[-1].words if self._work.done else ""
+
+    @property
+    def redo_words(self) -> str:
+        """What would be done again; empty if nothing."""
+        return self._work.undone[-1].words if self._work.undone else ""
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether every edit is in the journal, so that it survives the death of the program."""
+        return self._case is not None and not self._unwritten and self.problem is None
+
+    def row(self, row_id: int) -> Row:
+        """The row of this id.
+
+        Raises
+        ------
+        BadInput
+            If there is none.
+        """
+        row = self._work.row(row_id)
+        if row is None:
+            raise BadInput(f"there is no row {row_id} any more; choose one that is in the list")
+        return row
+
+    def edits(self, row_id: int) -> tuple[Edit, ...]:
+        """The edits that made a row what it is, the oldest first: for a record of its origin."""
+        with self._lock:
+            done = tuple(self._work.done)
+        return tuple(edit for edit in done if any(part.row_id == row_id for part in edit.parts))
+
+    def corrected_slices(self, row_id: int, axis: int) -> tuple[int, ...]:
+        """The slices along array axis `axis` that a person painted since the row's last result."""
+        shape = self._work.shape
+        slices: set[int] = set()
+        for edit in reversed(self.edits(row_id)):
+            if edit.kind == "result":
+                break
+            if edit.kind in BY_HAND:
+                part = next(part for part in edit.parts if part.row_id == row_id)
+                slices.update(np.unravel_index(part.delta().indices, shape)[axis].tolist())
+        return tuple(sorted(slices))
+
+    # Edits ---------------------------------------------------------------------------------
+
+    def put(
+        self, entries: Sequence[tuple[Row, Mask]], *, kind: Kind = "result", words: str = ""
+    ) -> Change:
+        """Add rows (those with id 0), or give rows new masks and facts, as one edit.
+
+        A new row's array becomes its mask, without a copy if it is writable uint8; an old row's
+        mask is changed in place.
+
+        Parameters
+        ----------
+        entries : rows with their masks, uint8 (i, j, k).
+
+        Raises
+        ------
+        RowLocked
+            If one of them is accepted; then none is changed.
+        BadInput
+            If a mask has another shape, or a row isn't there.
+        """
+        with self._lock:
+            self._refuse_locked([row.id for row, _ in entries if row.id])
+            adopted: dict[int, Mask] = {}
+            parts = []
+            for row, mask in entries:
+                mask = self._as_mask(mask)
+                if row.id:
+                    parts.append(self._part_of(replace_mask=mask, box=None, row=row))
+                else:
+                    row = replace(row, id=self._work.next_id + len(adopted))
+                    adopted[row.id] = mask if mask.flags.writeable else mask.copy()
+                    parts.append(self._new_part(row, mask, len(self._work.rows) + len(adopted) - 1))
+            names = ", ".join(row.name for row, _ in entries)
+            return self._do(kind, words or f"{WORDS[kind]} {names}", parts, adopted)
+
+    def record(
+        self, row_id: int, atoms: Sequence[Atom], *, kind: Kind = "brush", words: str = ""
+    ) -> Change | None:
+        """Keep what has been painted on a row's mask already; None if nothing changed.
+
+        Raises
+        ------
+        RowLocked
+            If the row is accepted; the voxels have been put back.
+        """
+        with self._lock:
+            shape = self._work.shape
+            row, mask = self.row(row_id), self._work.masks[row_id]
+            delta = delta_of_atoms([_as_atom(atom) for atom in atoms], shape)
+            if row.state == "accepted":
+                delta.take_back(mask)
+                what = f"{kind} on {row.name}"
+                raise _locked([row], Change(kind, what, {row_id: delta.box(shape)}))
+            if not len(delta.indices):
+                return None
+            part = Part(row, row, self._position(row_id), delta.box(shape), delta.to_bytes())
+            return self._do(kind, words or f"{WORDS[kind]} {row.name}", [part])
+
+    def edit(
+        self,
+        row_id: int,
+        values: Mask,
+        *,
+        kind: Kind,
+        box: Box | None = None,
+        words: str = "",
+    ) -> Change | None:
+        """Give a row's mask new voxels, in place; None if they are the same.
+
+        Parameters
+        ----------
+        values : uint8 or bool, of the shape of `box`, or of the whole mask without one.
+
+        Raises
+        ------
+        RowLocked
+            If the row is accepted.
+        BadInput
+            If the row isn't there, or the shapes don't fit.
+        """
+        with self._lock:
+            row = self.row(row_id)
+            self._refuse_locked([row_id])
+            part = self._part_of(replace_mask=values, box=box, row=row)
+            if part.box == EMPTY_BOX:
+                return None
+            return self._do(kind, words or f"{WORDS[kind]} {row.name}", [part])
+
+    def set_row(self, row: Row, *, words: str = "") -> Change | None:
+        """Change facts of a row: accept it, make it a draft again, rename it, colour it.
+
+        Raises
+        ------
+        BadInput
+            If the row isn't there.
+        """
+        with self._lock:
+            old = self.row(row.id)
+            if old == row:
+                return None
+            if old.state != row.state:
+                words = words or f"{row.name}: {old.state} to {row.state}"
+            part = Part(old, row, self._position(row.id), EMPTY_BOX, _NO_VOXELS)
+            return self._do("row", words or f"{WORDS['row']} {row.name}", [part])
+
+    def remove(self, row_id: int) -> Change:
+        """Take a row away; `undo` brings it back, in a new array.
+
+        Raises
+        ------
+        RowLocked
+            If the row is accepted.
+        BadInput
+            If the row isn't there.
+        """
+        with self._lock:
+            row = self.row(row_id)
+            self._refuse_locked([row_id])
+            delta = all_of(self._work.masks[row_id], self._work.extents[row_id])
+            box = delta.box(self._work.shape)
+            position = self._position(row_id)
+            part = Part(row, None, position, box, reversed_delta(delta).to_bytes())
+            return self._do("row", f"removal of {row.name}", [part])
+
+    def undo(self) -> Change | None:
+        """Take the last edit back; None if there is none."""
+        with self._lock:
+            if not self._work.done:
+                return None
+            change = self._work.undo()
+            self._write(RecordKind.UNDO, b"")
+            return change
+
+    def redo(self) -> Change | None:
+        """Do the edit again that was undone last; None if there is none."""
+        with self._lock:
+            if not self._work.undone:
+                return None
+            change = self._work.redo()
+            self._write(RecordKind.REDO, b"")
+            return change
+
+    def add_prompt(self, text: str) -> None:
+        """Keep what was typed."""
+        with self._lock:
+            self._work.prompts.append(text)
+            self._write(RecordKind.PROMPT, text.encode("utf-8"))
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a JSON value, such as the slice on screen; it takes the place of the former one."""
+        content = json.dumps({key: value}).encode("utf-8")
+        with self._lock:
+            self._work.notes.update(json.loads(content))
+            self._write(RecordKind.NOTE, content)
+
+    # Saving --------------------------------------------------------------------------------
+
+    def sync(self) -> bool:
+        """Bring everything to the disk, and try again what could not be written before.
+
+        Waits for the disk without holding up edits in other threads. Returns `is_saved`.
+        """
+        if self._case is None:
+            return False
+        with self._disk_lock:
+            with self._lock:
+                self._write_unwritten()
+                snapshot = self._snapshot_if_due()
+                is_needed, self._needs_sync = self._needs_sync, False
+            return self._save_to_disk(snapshot, is_needed)
+
+    def close(self) -> bool:
+        """Save everything and let the case go; returns whether all was saved."""
+        if self._case is None:
+            return False
+        is_saved = self.sync()
+        with self._disk_lock, self._lock:
+            self._case.close(self._work if is_saved else None)
+            self._case = None
+        return is_saved
+
+    def __enter__(self) -> EditHistory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # Inside --------------------------------------------------------------------------------
+
+    def _do(
+        self,
+        kind: Kind,
+        words: str,
+        parts: Sequence[Part],
+        adopted: Mapping[int, Mask] | None = None,
+    ) -> Change:
+        edit = Edit(kind, words, time.time(), tuple(parts))
+        change = self._work.do(edit, adopted)
+        self._write(RecordKind.EDIT, edit.to_bytes())
+        return change
+
+    def _new_part(self, row: Row, mask: Mask, position: int) -> Part:
+        delta = all_of(mask, bounding_box(mask))
+        return Part(None, row, position, delta.box(self._work.shape), delta.to_bytes())
+
+    def _part_of(self, *, replace_mask: Mask, box: Box | None, row: Row) -> Part:
+        """What turns a row that is there into `row` with these voxels."""
+        old = self.row(row.id)
+        mask = self._work.masks[row.id]
+        box = box or _whole(self._work.shape)
+        values = np.asarray(replace_mask)
+        if values.shape != mask[box].shape:
+            raise BadInput(
+                f"voxels of shape {values.shape} for a part of shape {mask[box].shape} of "
+                f"'{row.name}'; a mask must have the image's own grid"
+            )
+        delta = delta_between(mask, values.astype(np.uint8, copy=False), box)
+        changed = delta.box(self._work.shape)
+        return Part(old, row, self._position(row.id), changed, delta.to_bytes())
+
+    def _as_mask(self, mask: NDArray[Any]) -> Mask:
+        if mask.shape != self._work.shape:
+            raise BadInput(
+                f"a mask of shape {mask.shape} for an image of {self._work.shape}; "
+                "a mask must have the image's own grid"
+            )
+        return mask.astype(np.uint8, copy=False)
+
+    def _position(self, row_id: int) -> int:
+        return next(n for n, row in enumerate(self._work.rows) if row.id == row_id)
+
+    def _refuse_locked(self, row_ids: Sequence[int]) -> None:
+        locked = [row for row in map(self.row, row_ids) if row.state == "accepted"]
+        if locked:
+            raise _locked(locked, Change("row", "nothing"))
+
+    def _write(self, kind: RecordKind, content: bytes) -> None:
+        if self._case is None:
+            return
+        self._unwritten.append((kind, content))
+        self._write_unwritten()
+        if self._sync_at_once:
+            self._needs_sync = False
+            self._save_to_disk(self._snapshot_if_due(), is_needed=True)
+
+    def _write_unwritten(self) -> None:
+        assert self._case is not None
+        while self._unwritten:
+            try:
+                self._case.append(*self._unwritten[0])
+            except OSError as error:
+                self._tell(why_not_saved(self._case.folder, error))
+                return
+            except NotSaved as error:
+                self._tell(error)
+                return
+            del self._unwritten[0]
+            self._needs_sync = True
+
+    def _save_to_disk(self, snapshot: bytes | None, is_needed: bool) -> bool:
+        assert self._case is not None
+        if self._unwritten:
+            return False
+        try:
+            if is_needed:
+                self._case.sync()
+            if snapshot is not None:
+                self._case.write_snapshot(snapshot)
+        except OSError as error:
+            self._needs_sync = True
+            self._tell(why_not_saved(self._case.folder, error))
+            return False
+        self.problem = None
+        if is_needed:
+            self.saved_at = time.time()
+        return True
+
+    def _snapshot_if_due(self) -> bytes | None:
+        assert self._case is not None
+        if self._unwritten or self._case.records_since_snapshot < SNAPSHOT_RECORDS:
+            return None
+        return self._case.snapshot_of(self._work)
+
+    def _tell(self, problem: NotSaved) -> None:
+        is_known = self.problem is not None
+        self.problem = problem
+        if not is_known:
+            self._on_problem(problem)
+
+
+_NO_VOXELS = delta_of_atoms([], (1, 1, 1)).to_bytes()
+
+
+def _raise(problem: NotSaved) -> None:
+    raise problem
+
+
+def _whole(shape: Shape) -> Box:
+    i, j, k = (slice(0, size) for size in shape)
+    return i, j, k
+
+
+def _locked(rows: Sequence[Row], change: Change) -> RowLocked:
+    names = ", ".join(f"'{row.name}'" for row in rows)
+    return RowLocked(
+        f"{names} is accepted and so can't be changed; make it a draft again first", change
+    )
+
+
+def _as_atom(atom: Atom) -> tuple[Sequence[NDArray[np.int64]], Mask, Mask]:
+    """An atom whose values have the shape of its indices."""
+    where, before, after = atom
+    indices = [np.ravel(np.asarray(axis, dtype=np.int64)) for axis in where]
+    old, new = (
+        np.broadcast_to(np.asarray(values, dtype=np.uint8).ravel(), indices[0].shape)
+        for values in (before, after)
+    )
+    return indices, old, new
