@@ -1,0 +1,1 @@
+"""DICOM files to volumes: `headers` reads, `stacks` sorts, `study` lists, `pixels` decodes."""
