@@ -25,7 +25,7 @@ import numpy as np
 
 from segone_napari.config import SegmentOptions
 from segone_napari.data import formats
-from segone_napari.data.vocabulary import split_prompts
+from segone_napari.data.vocabulary import Vocabulary, split_prompts
 from segone_napari.runtime import BadInput, Progress, no_progress
 from segone_napari.systems import registry
 from segone_napari.systems.base import Encoded, Result, System
@@ -187,7 +187,7 @@ def segment(
 
 
 def as_prompts(texts: Sequence[str] | str) -> list[str]:
-    """Split what was typed at every ``;`` into prompts.
+    """Split what was typed at every ``;``, and where it names several structures, into prompts.
 
     Raises
     ------
@@ -198,7 +198,8 @@ def as_prompts(texts: Sequence[str] | str) -> list[str]:
     split = [split_prompts(text) for text in texts]
     if not split or not all(split):
         raise BadInput("the prompt is empty; type what to outline, such as 'left hippocampus'")
-    return [prompt for prompts in split for prompt in prompts]
+    vocabulary = Vocabulary.packaged()
+    return [one for prompts in split for prompt in prompts for one in vocabulary.separate(prompt)]
 
 
 def _part(progress: Progress, start: int, stop: int, total: int) -> Progress:

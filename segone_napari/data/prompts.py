@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,33 +18,52 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-LEFT = _words("left l lt lft lefft letf sin sinister sinistra sinistrum sinistri sx lh")
-RIGHT = _words("right r rt rght rigth rihgt riht dex dext dexter dextra dextrum dextri dx rh")
-BOTH = _words("both bilateral bilaterally bilat lr rl either each bilateralis ambo paired")
-SIDE_COMPANIONS = _words("side sides sided hand handed lateralized")
+LEFT = _words(
+    "left l lt lft lefft letf leftt sin sinist sinister sinistra sinistrum sinistri sinistral "
+    "sx lh lhs leftward lefthand lefthanded leftside leftsided"
+)
+RIGHT = _words(
+    "right r rt rgt rght rigth rihgt riht righ rigt dex dext dextr dexter dextra dextrum dextri "
+    "dextral dx rh rhs rightward righthand righthanded rightside rightsided"
+)
+BOTH = _words(
+    "both bilateral bilaterally bilat bil bilaterals lr rl either each bilateralis ambo ambae "
+    "paired pair pairs two twin"
+)
+SIDE_COMPANIONS = _words("side sides sided hand handed lateralized half hemi ones one")
 """Words that say nothing more once a side was named: "left-sided", "on the left hand side"."""
 
 NEGATIONS = _words(
     "no not non none without except excluding exclude excludes minus but ignore ignoring "
-    "dont never neither nor absent lacking remove removing"
+    "dont never neither nor absent lacking remove removing other instead besides apart avoid skip "
+    "skipping doesnt isnt outwith"
 )
 
 FILLERS = _words(
     # asking
     "please pls kindly segment segmented segmenting segmentation outline outlined outlining "
-    "delineate delineation contour contours contouring trace mark highlight label labelled labels "
-    "find locate show display draw paint mask masks extract isolate identify detect give get "
-    "select annotate map see view measure quantify make create want need like would could can you "
-    "do does be should must will may try return produce compute generate add fill pick cut out "
-    "colour color located called just only "
-    "me i us we let lets to where is are what which whats wheres "
+    "delineate delineated delineation contour contours contouring trace mark highlight highlighted "
+    "label labelled labels find locate show display draw drawing paint mask masked masks extract "
+    "isolate identify detect give get select annotate map see view check look looking interested "
+    "measure quantify compute calculate estimate determine make create want wish need like love "
+    "would could can you do does be being been was were has have had should shall must will may "
+    "might try work working return produce generate add fill pick cut out colour color located "
+    "called just only render visualise visualize reveal present output result results predict "
+    "me i us we let lets to where is are what which whats wheres how it so as if ll ve re d m am "
+    # being polite, and going on from the last prompt
+    "hi hello hey dear thank thanks thx cheers ok okay quickly again also too start begin next "
+    "now finally same once more together altogether "
+    # measuring
+    "big large size sizes volume volumes volumetry volumetric vol much many amount voxel voxels "
+    "pixel pixels belong belongs belonging extent "
     # articles and the like
-    "the a an of in on at for from within this that these those my your its his her their "
-    "here there now "
+    "the a an of in on at for from within by this that these those my your its his her their "
+    "here there any some "
     # what the prompt is about anyway
-    "mri mr t1 t2 t1w t2w flair scan scans image images picture volume volumes slice dataset "
-    "patient patients subject subjects person persons human structure structures region regions "
-    "area areas roi anatomical anatomic anatomy entire complete full proper visible"
+    "mri mr t1 t2 t1w t2w flair weighted scan scans image images picture slice dataset study "
+    "sequence acquisition patient patients subject subjects person persons human structure "
+    "structures region regions area areas roi rois anatomical anatomic anatomy entire complete "
+    "full proper visible"
 )
 
 ALIASES = {
@@ -60,8 +80,37 @@ ALIASES = {
 }  # fmt: skip
 """Plurals and spellings that a plain "drop the s" does not mend."""
 
-_CONJUNCTIONS = re.compile(r"[&+]|\b(?:and|or|plus|as well as)\b", re.IGNORECASE)
+_CONJUNCTIONS = re.compile(
+    r"[&+]|\b(?:and|or|plus|as well as|(?:together|along) with|in addition to|followed by|then)\b",
+    re.IGNORECASE,
+)
 _JOINERS = re.compile(rf"[/,()\[\]]|{_CONJUNCTIONS.pattern}", re.IGNORECASE)
+
+_L, _R = r"(?:left|l|lt|lh)\b\.?", r"(?:right|r|rt|rh)\b\.?"
+_BOTH_SIDES = re.compile(
+    rf"\b(?:{_L}\s*(?:and|or|&|\+|/)\s*(?:the\s+)?{_R}|{_R}\s*(?:and|or|&|\+|/)\s*(?:the\s+)?{_L})",
+    re.IGNORECASE,
+)
+"""Both sides joined at once: "left and right", "R/L"."""
+
+_SCREEN = r"(?:image|images|screen|picture|display|view|viewer|window|slice|scan|panel|monitor)"
+_SCREEN_SIDE = re.compile(
+    r"\b(?:left|right)(?:[- ]hand)?(?: side| half| part)? (?:of|in|on) (?:the |this |my )?"
+    rf"{_SCREEN}\b|\b{_SCREEN} (?:left|right)\b",
+    re.IGNORECASE,
+)
+"""A side of what is seen, which may be either side of the patient."""
+
+_REQUEST = re.compile(
+    r"\b(?:please|outline|segment|show|highlight|delineate|mark|label|draw|trace|contour|find|"
+    r"locate|display|extract|measure|give|can you|could you|i want|i need|i'd like|i would like)\b",
+    re.IGNORECASE,
+)
+_DRAW_AROUND = re.compile(
+    r"\b(?:draw|trace|circle|outline|contour|line|mask)(?: a (?:line|circle))? around\b",
+    re.IGNORECASE,
+)
+_GLUED_WORD = re.compile(r"^(left|right)([a-z]{3,})$|^([LR])([A-Z][A-Za-z]+)$")
 
 
 @dataclass(frozen=True)
@@ -88,9 +137,13 @@ def split_prompts(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"[;\n\r]+", text) if part.strip()]
 
 
-def parse(text: str) -> Request:
-    """Take one prompt apart into words, side and negation."""
-    tokens = tokenize(text)
+def parse(text: str, is_name: Callable[[str], bool] = lambda _: False) -> Request:
+    """Take one prompt apart into words, side and negation.
+
+    With `is_name`, which says whether a word alone names something, a side may be glued to it:
+    "LHipp", "leftthalamus".
+    """
+    tokens = tokenize(text, is_name)
     negated = next((t for t in tokens if t in NEGATIONS), None)
     side = _side(tokens)
     tokens = [t for t in tokens if t not in LEFT | RIGHT | BOTH]
@@ -99,11 +152,13 @@ def parse(text: str) -> Request:
     return Request(key(tokens), side, negated)
 
 
-def tokenize(text: str) -> list[str]:
+def tokenize(text: str, is_name: Callable[[str], bool] = lambda _: False) -> list[str]:
     """Lower-case words and numbers without accents, punctuation and possessives."""
     text = unicodedata.normalize("NFKD", text)
     text = "".join(c for c in text if not unicodedata.combining(c))
-    text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", text).lower()
+    text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", text)
+    text = re.sub(r"[^\W_]+", lambda word: _unglued(word[0], is_name), text)
+    text = _DRAW_AROUND.sub("outline", text).lower()
     text = re.sub(r"['\u2018\u2019\u02bc`](?=s\b)", " '", text)
     text = re.sub(r"(?<=\w)['\u2018\u2019\u02bc](?=t\b)", "", text)
     text = re.sub(r"\bw/o\b", "without", text)
@@ -141,32 +196,33 @@ def parts(text: str) -> list[str]:
     return _pieces(_JOINERS, text)
 
 
-def edit_distance(a: str, b: str, limit: int) -> int:
-    """Count insertions, deletions, changes and swaps of neighbours from `a` to `b`.
+def both_sides_as_one(text: str) -> str:
+    """Write "left and right hippocampus" as "bilateral hippocampus", so that it isn't split."""
+    return _BOTH_SIDES.sub("bilateral", text)
 
-    Optimal string alignment (Damerau-Levenshtein without overlapping swaps). Stops at
-    ``limit + 1`` when the distance is larger than `limit`.
+
+def names_side_of_screen(text: str) -> bool:
+    """Whether a prompt names a side of what is seen rather than of the patient."""
+    return _SCREEN_SIDE.search(text) is not None
+
+
+def without_preamble(text: str) -> str:
+    """Drop the sentences before the one that asks: "She forgets a lot. Please outline …".
+
+    A text that names a side or a negation before its request is left as it is.
     """
-    if abs(len(a) - len(b)) > limit:
-        return limit + 1
-    before: list[int] = []
-    previous = list(range(len(b) + 1))
-    for i, x in enumerate(a, start=1):
-        current = [i]
-        for j, y in enumerate(b, start=1):
-            cost = min(previous[j] + 1, current[j - 1] + 1, previous[j - 1] + (x != y))
-            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
-                cost = min(cost, before[j - 2] + 1)
-            current.append(cost)
-        if min(current) > limit:
-            return limit + 1
-        before, previous = previous, current
-    return previous[-1]
+    clauses = re.split(r"(?<=[,.!?:])\s+", text.strip())
+    asking = next((i for i, clause in enumerate(clauses) if _REQUEST.search(clause)), 0)
+    before = tokenize(" ".join(clauses[:asking]))
+    if any(t in LEFT | RIGHT | BOTH | NEGATIONS for t in before):
+        return text
+    return " ".join(clauses[asking:])
 
 
-def is_swap(a: str, b: str) -> bool:
-    """Whether two words differ by two swapped neighbours only: "brian" and "brain"."""
-    return sorted(a) == sorted(b) and edit_distance(a, b, 1) == 1
+def side_comes_last(text: str) -> bool:
+    """Whether a prompt ends with its side: "amygdala on the right"."""
+    tokens = [t for t in tokenize(text) if t not in FILLERS | SIDE_COMPANIONS | {"hemisphere"}]
+    return len(tokens) > 1 and tokens[-1] in LEFT | RIGHT and tokens[0] not in LEFT | RIGHT
 
 
 def _side(tokens: list[str]) -> Side | None:
@@ -186,6 +242,15 @@ def _trim_joiner(tokens: list[str]) -> list[str]:
     while tokens and tokens[-1] == "and":
         tokens = tokens[:-1]
     return tokens
+
+
+def _unglued(word: str, is_name: Callable[[str], bool]) -> str:
+    """Write "LHipp" and "leftthalamus" as two words, where the rest is a name and all is none."""
+    glued = _GLUED_WORD.match(word)
+    if not glued or is_name(word.lower()):
+        return word
+    side, rest = glued[1] or glued[3], glued[2] or glued[4]
+    return f"{side} {rest}" if is_name(rest.lower()) else word
 
 
 def _pieces(joiner: re.Pattern[str], text: str) -> list[str]:

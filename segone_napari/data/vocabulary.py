@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from segone_napari.data import prompts
+from segone_napari.data.lexicon import Found, How, Lexicon, Name, readings
 from segone_napari.data.prompts import Side, split_prompts
 from segone_napari.runtime import BadCheckpoint
 
@@ -25,10 +25,10 @@ __all__ = ["Colour", "How", "Match", "Side", "Structure", "Term", "Vocabulary", 
 Colour = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
 
-How = Literal["exact", "synonym", "typo"]
-
 BACKGROUND = "background"
 FORMAT = 1
+PART, UNKNOWN = "part", "unknown"
+SEVERAL = "it names several structures; separate them by ';'"
 FIELD_OF_VIEW_ML = 12_000.0
 """About what a whole-head scan of 256 x 256 x 180 mm shows."""
 
@@ -50,6 +50,7 @@ class Structure:
     colour : the base colour; a side is a little lighter or darker.
     synonyms : other names, unique in the whole vocabulary.
     synonyms_with_side : names that mean this only when a side is named ("left ventricle").
+    descriptions : what it is, does, or lies beside, as people say it; never trained on.
     parts : known anatomy inside it that is not told apart.
     volume_ml : the usual range in an adult, one side.
     labels : FreeSurfer values: side ("left", "right", "midline", or "split": both sides under one
@@ -62,6 +63,7 @@ class Structure:
     colour: Colour
     synonyms: tuple[str, ...]
     synonyms_with_side: tuple[str, ...] = ()
+    descriptions: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     volume_ml: tuple[float, float] = (0.0, 0.0)
     labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -103,7 +105,8 @@ class Match:
     Attributes
     ----------
     term : None when the prompt is refused.
-    how : "exact" (the canonical name), "synonym" or "typo"; None when refused.
+    how : "exact" (the canonical name), "synonym", "typo" or "description" ("almond of the temporal
+        lobe"); None when refused.
     suggestions : up to three prompts that would be understood, nearest first; empty when matched.
     reason : one clause that says why it is refused; empty when matched.
     """
@@ -155,6 +158,17 @@ class Vocabulary:
             raise BadCheckpoint(
                 f"the vocabulary {source} is damaged ({error}); copy the checkpoint anew"
             ) from error
+
+    @classmethod
+    @cache
+    def packaged(cls) -> Vocabulary:
+        """Return the vocabulary that comes with the package, read once."""
+        return cls.load()
+
+    def brought_up_to_date(self) -> Vocabulary:
+        """Return the package's vocabulary if it has the same classes: it may know more names."""
+        packaged = self.packaged()
+        return packaged if packaged.class_names == self.class_names else self
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary so that `load` gives the same one back."""
@@ -260,6 +274,19 @@ class Vocabulary:
 
     # Matching ------------------------------------------------------------------------------
 
+    def separate(self, text: str) -> list[str]:
+        """Split a prompt that names several known structures into one prompt each.
+
+        Anything else is returned as it came, to be understood or refused as a whole.
+
+        Examples
+        --------
+        >>> Vocabulary.load().separate("left caudate and putamen")
+        ['left caudate', 'left putamen']
+        """
+        match = self.match(text)
+        return match.suggestions[0].split("; ") if match.reason == SEVERAL else [text]
+
     def match(self, text: str) -> Match:
         """Understand one prompt, or refuse it and say what comes near.
 
@@ -269,44 +296,80 @@ class Vocabulary:
         each its own mask ("caudate; putamen"), the second is their union where it has a name
         ("dorsal striatum").
         """
-        request = prompts.parse(text)
+        text = prompts.both_sides_as_one(prompts.without_preamble(text))
+        request = prompts.parse(text, self._is_name)
         if not request.words:
             reason = "no structure is named" if text.strip() else "the prompt is empty"
             return Match(None, None, (), reason)
-        if several := self._several(prompts.conjuncts(text)):
-            return several
-        for words in _readings(request):
-            found = self._exact.get((words, request.side is not None)) or self._sorted.get(
-                (tuple(sorted(words)), request.side is not None)
-            )
-            if found:
-                how: How = "exact" if words == prompts.parse(found).words else "synonym"
-                return self._answer(found, request.side, how)
-        return self._refuse_or_mend(text, request)
+        if prompts.names_side_of_screen(text):
+            reason = "a side of the picture may be either side of the patient; name the patient's"
+            return Match(None, None, self._suggest(request), reason)
+        has_two_sides = request.side == "both" and len(prompts.conjuncts(text)) > 1
+        return (
+            (None if has_two_sides else self._by_name_of(request))
+            or self._several(prompts.conjuncts(text))
+            or self._by_name_of(request)
+            or self._refuse_or_guess(text, request)
+        )
 
-    def _refuse_or_mend(self, text: str, request: prompts.Request) -> Match:
-        """Answer a prompt that is in no list: a negation, several structures, a typo, unknown."""
+    def _by_name_of(self, request: prompts.Request) -> Match | None:
+        """Answer a prompt that is a name, its words in any order."""
+        refusal = None
+        for words in readings(request.words, request.side is not None):
+            if found := self._lexicon.exact(words, request.side is not None):
+                how: How = "exact" if words == prompts.parse(found).words else "synonym"
+                answer = self._answer(Found(found, how), request.side)
+                if answer.term:
+                    return answer
+                refusal = refusal or answer
+        return refusal
+
+    def _refuse_or_guess(self, text: str, request: prompts.Request) -> Match:
+        """Answer a prompt that is no name: a negation, several structures, a typo, unknown."""
         if request.negated:
             reason = f"{request.negated!r} can't be understood; name only what is wanted"
             return Match(None, None, self._suggest(request), reason)
         if several := self._several(prompts.parts(text)):
             return several
-        if part := self._parts.get(request.words):
-            reason = f"it is a part of the {part}, which is known as a whole only"
-            return Match(None, None, (self._sided(part, request.side).canonical,), reason)
-        for words in _readings(request):
-            if mended := self._mend(words):
-                found, distance = mended
-                return self._answer(found, request.side, "typo" if distance else "synonym")
+        for words in readings(request.words, request.side is not None):
+            if found := self._look_up(words, request.side is not None):
+                return self._answer(found, request.side)
         elsewhere = next((w for w in request.words if w in self._elsewhere), None)
         if elsewhere:
             return Match(None, None, (), f"{elsewhere!r} is not a structure of the brain")
+        if found := self._describe(request.words):
+            return self._answer(found, request.side)
         return Match(None, None, self._suggest(request), "no known structure has this name")
 
-    def _answer(self, name: str, side: Side | None, how: How) -> Match:
+    def _look_up(self, words: tuple[str, ...], has_side: bool) -> Found | None:
+        """Find a name by its concepts, or mistyped."""
+        if found := self._lexicon.same_concepts(words, has_side):
+            return Found(found, "synonym")
+        if mended := self._lexicon.mended(words):
+            found = self._lexicon.exact(mended, has_side)
+            if found := found or self._lexicon.same_concepts(mended, has_side):
+                return Found(found, "typo")
+        if misspelt := self._lexicon.misspelt(words):
+            return Found(misspelt[0], "typo" if misspelt[1] else "synonym")
+        return None
+
+    def _describe(self, words: tuple[str, ...]) -> Found | None:
+        """Find what a description means, with typing errors mended where that is possible."""
+        found = self._lexicon.described(self._lexicon.mended(words) or words)
+        return Found(found, "description") if found else None
+
+    def _answer(self, found: Found, side: Side | None) -> Match:
+        kind, _, name = found.entry.rpartition(":")
+        if kind == PART:
+            whole = self._sided(self._parts[name], side).canonical
+            reason = f"it is a part of the {self._parts[name]}, which is known as a whole only"
+            return Match(None, None, (whole,), reason)
+        if kind == UNKNOWN:
+            near = self._suggest(prompts.Request(prompts.parse(name).words, side, None))
+            return Match(None, None, near, f"the {name} is not among the structures that are known")
         if side in ("left", "right") and not self._by_name[name].sides:
             return Match(None, None, (name,), f"the {name} is known as a whole, without sides")
-        return Match(self.term(name, side), how)
+        return Match(self.term(name, side), found.how)
 
     def _sided(self, name: str, side: Side | None) -> Term:
         return self.term(name, side if self._by_name[name].sides else None)
@@ -315,86 +378,99 @@ class Vocabulary:
         """Refuse "a and b" with "a; b" as the suggestion, when each of them is known."""
         if not 2 <= len(pieces) <= 12:
             return None
-        terms = [match.term for piece in pieces if (match := self.match(piece)).term]
-        if len(terms) < len(pieces):
+        pieces = self._share_noun(pieces)
+        matches = [self.match(piece) for piece in pieces]
+        if any(match.term is None or match.how == "description" for match in matches):
             return None
-        terms = self._share_side([t for t in terms if t], pieces)
+        terms = self._share_side([match.term for match in matches if match.term], pieces)
         union = {c for term in terms for c in term.classes}
         whole = next((t for t in self.terms() if set(t.classes) == union), None)
         if whole and len({t.name for t in terms}) == 1:
             return Match(whole, "synonym")
         suggestion = "; ".join(dict.fromkeys(t.canonical for t in terms))
         suggestions = (suggestion, whole.canonical) if whole else (suggestion,)
-        return Match(None, None, suggestions, "it names several structures; separate them by ';'")
+        return Match(None, None, suggestions, SEVERAL)
+
+    def _share_noun(self, pieces: list[str]) -> list[str]:
+        """Read "third and fourth ventricle" as the ventricle of each."""
+        noun = pieces[-1].split()[-1]
+        return [
+            f"{piece} {noun}"
+            if not self._is_answered(piece) and self._is_answered(f"{piece} {noun}")
+            else piece
+            for piece in pieces
+        ]
+
+    def _is_answered(self, text: str) -> bool:
+        request = prompts.parse(text, self._is_name)
+        return self._lexicon.exact(request.words, request.side is not None) is not None
 
     def _share_side(self, terms: list[Term], pieces: list[str]) -> list[Term]:
-        """Read "left caudate and putamen" as the left one of each."""
+        """Read "left caudate and putamen", and "… on the left", as the left one of each."""
         sides = [prompts.parse(piece).side for piece in pieces]
-        if sides[0] is None or any(sides[1:]):
-            return terms
-        return [self._sided(term.name, sides[0]) for term in terms]
-
-    def _mend(self, words: tuple[str, ...]) -> tuple[str, int] | None:
-        """Return the one entry whose name differs by a typo only and by how much, or None."""
-        text = "".join(words)
-        if len(text) > 80:
-            return None
-        best: dict[str, int] = {}
-        for known, name in self._spellings:
-            distance = _typo_distance(words, text, known)
-            if distance is not None:
-                best[name] = min(distance, best.get(name, distance))
-        least = min(best.values(), default=0)
-        nearest = [name for name, distance in best.items() if distance == least]
-        return (nearest[0], least) if len(nearest) == 1 else None
+        if sides[0] is not None and not any(sides[1:]):
+            return [self._sided(term.name, sides[0]) for term in terms]
+        if sides[-1] is not None and not any(sides[:-1]) and prompts.side_comes_last(pieces[-1]):
+            return [self._sided(term.name, sides[-1]) for term in terms]
+        return terms
 
     def _suggest(self, request: prompts.Request) -> tuple[str, ...]:
         """Up to three known terms that look like the prompt, nearest first."""
-        text = " ".join(request.words)[:80]
-        scores: dict[str, float] = {}
-        for known, name in self._spellings:
-            score = _likeness(request.words, text, known)
-            scores[name] = max(score, scores.get(name, 0.0))
-        names = sorted((n for n in scores if scores[n] >= 0.65), key=lambda n: -scores[n])[:3]
-        return tuple(self._sided(name, request.side).canonical for name in names)
+        entries = [e for e in self._lexicon.nearest(request.words, 6) if e in self._by_name]
+        return tuple(self._sided(name, request.side).canonical for name in entries[:3])
 
     # Look-up tables ------------------------------------------------------------------------
 
     @cached_property
-    def _exact(self) -> Mapping[tuple[tuple[str, ...], bool], str]:
-        """(words, whether a side is named) to the entry's name."""
-        table: dict[tuple[tuple[str, ...], bool], str] = {}
-        for words, name, needs_side in self._names():
-            for has_side in (True,) if needs_side else (False, True):
-                # What needs a side is the more particular reading, so it comes first.
-                if needs_side or (words, has_side) not in table:
-                    table[words, has_side] = name
-        return table
+    def _lexicon(self) -> Lexicon:
+        words = self._document.get("words", {})
+        return Lexicon(
+            self._names(),
+            same=_by_word(words.get("same", {})),
+            related=_by_word(words.get("related", {})),
+            neutral=words.get("neutral", ()),
+            weak=words.get("weak", ()),
+            variants=prompts.ALIASES,
+            others=(
+                *map(prompts.singular, words.get("others", ())),
+                *self._elsewhere,
+                *prompts.FILLERS,
+                *prompts.NEGATIONS,
+            ),
+        )
 
     @cached_property
-    def _sorted(self) -> Mapping[tuple[tuple[str, ...], bool], str]:
-        """Like `_exact` for words in any order: "ventricle, lateral"."""
-        return {(tuple(sorted(w)), side): name for (w, side), name in self._exact.items()}
-
-    @cached_property
-    def _spellings(self) -> tuple[tuple[tuple[str, ...], str], ...]:
-        return tuple((words, name) for words, name, needs_side in self._names() if not needs_side)
-
-    @cached_property
-    def _parts(self) -> Mapping[tuple[str, ...], str]:
-        return {prompts.parse(p).words: s.name for s in self.structures for p in s.parts}
+    def _parts(self) -> Mapping[str, str]:
+        """Name of a part to the name of its structure."""
+        return {part: s.name for s in self.structures for part in s.parts}
 
     @cached_property
     def _elsewhere(self) -> frozenset[str]:
         return frozenset(prompts.singular(word) for word in self._document["elsewhere"])
 
-    def _names(self) -> Iterator[tuple[tuple[str, ...], str, bool]]:
-        """All (words, entry's name, whether a side must be named)."""
+    @cached_property
+    def _single_names(self) -> frozenset[str]:
+        return frozenset(
+            n.words[0] for n in self._names() if len(n.words) == 1 and not n.is_description
+        )
+
+    def _is_name(self, word: str) -> bool:
+        """Whether one word, perhaps in the plural, names something that can be asked for."""
+        return prompts.singular(word) in self._single_names
+
+    def _names(self) -> Iterator[Name]:
+        """Every name and description, of what is known and of what isn't."""
         for entry in (*self.structures, *self.groups):
             for name in entry.names:
-                yield prompts.parse(name).words, entry.name, False
+                yield Name(prompts.parse(name).words, entry.name)
             for name in entry.synonyms_with_side:
-                yield prompts.parse(name).words, entry.name, True
+                yield Name(prompts.parse(name).words, entry.name, needs_side=True)
+            for name in entry.descriptions:
+                yield Name(prompts.parse(name).words, entry.name, is_description=True)
+        for part in self._parts:
+            yield Name(prompts.parse(part).words, f"{PART}:{part}")
+        for name in self._document.get("unknown", ()):
+            yield Name(prompts.parse(name).words, f"{UNKNOWN}:{name}")
 
     def _structure(self, class_name: str) -> Structure | None:
         """Return the structure of a class; None for background."""
@@ -412,6 +488,7 @@ def _structure(entry: Mapping[str, Any]) -> Structure:
         colour=(int(red), int(green), int(blue)),
         synonyms=tuple(entry["synonyms"]),
         synonyms_with_side=tuple(entry.get("synonyms_with_side", ())),
+        descriptions=tuple(entry.get("descriptions", ())),
         parts=tuple(entry.get("parts", ())),
         volume_ml=(float(low), float(high)),
         labels={side: _values(ranges) for side, ranges in entry.get("labels", {}).items()},
@@ -426,6 +503,11 @@ def _values(ranges: Iterable[int | list[int]]) -> tuple[int, ...]:
         first, last = (item, item) if isinstance(item, int) else item
         values.extend(range(first, last + 1))
     return tuple(values)
+
+
+def _by_word(groups: Mapping[str, str]) -> dict[str, str]:
+    """Each word of ``{"below": "beneath under"}`` to its key."""
+    return {prompts.singular(w): stem for stem, words in groups.items() for w in words.split()}
 
 
 def _class_names(structure: Structure) -> tuple[str, ...]:
@@ -446,65 +528,3 @@ def _sided_colour(structure: Structure, side: str | None) -> Colour:
     if side == "left":
         return (red + (255 - red) // 5, green + (255 - green) // 5, blue + (255 - blue) // 5)
     return (red * 4 // 5, green * 4 // 5, blue * 4 // 5)
-
-
-def _readings(request: prompts.Request) -> Iterator[tuple[str, ...]]:
-    """Yield the words, then without "all" and without where the brain is anyway."""
-    words = request.words
-    yield words
-    if len(words) > 1 and words[0] in ("all", "whole", "total"):
-        words = words[1:]
-        yield words
-    if len(words) > 1 and words[-1] == "brain":
-        words = words[:-1]
-        yield words
-    elif len(words) > 1 and words[0] == "brain":
-        yield words[1:]
-    if request.side and len(words) > 1 and "hemisphere" in words:
-        yield tuple(w for w in words if w not in ("hemisphere", "cerebral", "brain"))
-
-
-def _typo_distance(words: tuple[str, ...], text: str, known: tuple[str, ...]) -> int | None:
-    """Count edits between a prompt and a known name, or None when it is more than a typo.
-
-    Each word may differ by as much as its length allows, a short name by two swapped letters; a
-    space may be missing or too many.
-    """
-    whole = "".join(known)
-    if len(whole) < 5:
-        return None
-    if text == whole:
-        return 0
-    if len(words) == len(known):
-        total = 0
-        for word, right in zip(words, known, strict=True):
-            limit = _allowed_edits(right) if word[0] == right[0] or len(right) > 8 else 0
-            if len(whole) < 7:
-                limit = int(prompts.is_swap(word, right))
-            distance = prompts.edit_distance(word, right, limit)
-            if distance > limit:
-                return None
-            total += distance
-        return total if total <= 3 else None
-    limit = int(len(whole) > 8)
-    distance = prompts.edit_distance(text, whole, limit)
-    return distance + 1 if distance <= limit and text[0] == whole[0] else None
-
-
-def _allowed_edits(word: str) -> int:
-    """A short word is another word after one change, so it must be right."""
-    if len(word) < 6:
-        return 0
-    return 1 if len(word) < 9 else 2
-
-
-def _likeness(words: tuple[str, ...], text: str, known: tuple[str, ...]) -> float:
-    """How much a name looks like the prompt, 0 to 1: by letters, or by the words they share."""
-    shared = len(set(words) & set(known))
-    by_words = max(0.9 * shared / len(known), 0.7 * (shared == len(words)))
-    if len(text) < 4:
-        return by_words
-    matcher = SequenceMatcher(None, text, " ".join(known), autojunk=False)
-    if matcher.real_quick_ratio() < 0.65 or matcher.quick_ratio() < 0.65:
-        return by_words
-    return max(by_words, matcher.ratio())

@@ -162,7 +162,7 @@ def load_checkpoint(folder: Path) -> tuple[SegOneModel | UNetModel, Vocabulary, 
         If anything is missing, damaged, or doesn't fit together.
     """
     manifest = read_manifest(folder)
-    vocabulary = Vocabulary.load(folder / "vocabulary.json")
+    vocabulary = Vocabulary.load(folder / "vocabulary.json").brought_up_to_date()
     document, weights = _read_component(folder, "network")
     try:
         model: SegOneModel | UNetModel

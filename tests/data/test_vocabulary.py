@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from segone_napari.data.prompts import edit_distance, split_prompts
+from segone_napari.data.prompts import split_prompts
 from segone_napari.data.vocabulary import Term, Vocabulary
 from segone_napari.runtime import BadCheckpoint
 
@@ -407,19 +407,3 @@ def test_prompts_are_split_at_semicolons_and_line_breaks_only():
         "a and b",
     ]
     assert split_prompts(" ; \n") == []
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "limit", "expected"),
-    [
-        ("abc", "abc", 2, 0),
-        ("abc", "acb", 2, 1),
-        ("abc", "ab", 2, 1),
-        ("abc", "xbcd", 2, 2),
-        ("abc", "xyz", 2, 3),
-        ("", "abcd", 2, 3),
-    ],
-)
-def test_edit_distance_counts_swaps_once_and_stops_at_the_limit(a, b, limit, expected):
-    assert edit_distance(a, b, limit) == expected
-    assert edit_distance(b, a, limit) == expected

@@ -1,0 +1,164 @@
+"""How prompts are understood: phrases that are not in the vocabulary, and what must be refused.
+
+    python benchmarks/text.py [--show] [--tower [CHECKPOINT]]
+
+``phrases.tsv`` was written before the matcher was tried on it. A phrase belongs to one of two
+halves by a checksum of its letters: the vocabulary may be improved on the *development* half, and
+``--show`` lists what goes wrong there; of the *check* half only the totals are ever printed. A
+phrase that has become a name or a description in the vocabulary since is left out of both.
+``--tower`` asks the text tower about what the vocabulary refuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from segone_napari.data import prompts
+from segone_napari.data.vocabulary import Term, Vocabulary
+from segone_napari.runtime import BadInput
+from segone_napari.session import as_prompts
+
+PHRASES = Path(__file__).with_name("phrases.tsv")
+HALVES = ("development", "check")
+
+Outcome = Literal["right", "refused", "wrong side", "wrong"]
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A prompt, its kind, and the canonical names that it means; none when it must be refused."""
+
+    category: str
+    text: str
+    means: tuple[str, ...]
+
+    @property
+    def half(self) -> str:
+        """The half that the phrase belongs to."""
+        return HALVES[zlib.crc32(self.text.encode()) % 2]
+
+
+def main() -> None:
+    """Print a table of both halves."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--show", action="store_true", help="list the development half's failures")
+    parser.add_argument(
+        "--tower", nargs="?", const="", metavar="CHECKPOINT", help="also measure the text tower"
+    )
+    args = parser.parse_args()
+    console = Console(width=110)
+    vocabulary = Vocabulary.load()
+    phrases = read_phrases(PHRASES, vocabulary)
+    vocabulary.match("left hippocampus")  # look-up tables are made at the first prompt
+
+    outcomes, times_ms = {}, []
+    for phrase in phrases:
+        started = time.perf_counter()
+        answer = understand(phrase.text, vocabulary)
+        times_ms.append(1e3 * (time.perf_counter() - started))
+        outcomes[phrase] = judge(answer, phrase.means, vocabulary)
+        if args.show and phrase.half == "development" and outcomes[phrase] != expected(phrase):
+            got = "; ".join(t.canonical for t in answer) or "refused"
+            console.print(f"{phrase.category}: {phrase.text!r} -> {got}", highlight=False)
+    console.print(outcome_table("Means something", [p for p in phrases if p.means], outcomes))
+    console.print(outcome_table("Must be refused", [p for p in phrases if not p.means], outcomes))
+    console.print(
+        f"Names and synonyms of the vocabulary refused: {share_of_names_refused(vocabulary):.1%}. "
+        f"A prompt takes {sorted(times_ms)[len(times_ms) // 2]:.2f} ms (median), "
+        f"{max(times_ms):.1f} ms at most.",
+        highlight=False,
+    )
+
+
+def read_phrases(path: Path, vocabulary: Vocabulary) -> list[Phrase]:
+    """Read the phrases, without those that stand verbatim in the vocabulary."""
+    names = {
+        " ".join(prompts.tokenize(name))
+        for entry in (*vocabulary.structures, *vocabulary.groups)
+        for name in (*entry.names, *entry.synonyms_with_side, *entry.descriptions)
+    }
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    phrases = []
+    for row in rows:
+        means = tuple(part.strip() for part in row["means"].split(";") if part.strip())
+        if not means or " ".join(prompts.tokenize(row["phrase"])) not in names:
+            phrases.append(Phrase(row["category"], row["phrase"], means))
+    return phrases
+
+
+def understand(text: str, vocabulary: Vocabulary) -> list[Term]:
+    """Return what the program would outline; nothing when any part of the prompt is refused."""
+    try:
+        matches = [vocabulary.match(prompt) for prompt in as_prompts(text)]
+    except BadInput:
+        return []
+    terms = [match.term for match in matches if match.term is not None]
+    return terms if len(terms) == len(matches) else []
+
+
+def judge(answer: list[Term], means: tuple[str, ...], vocabulary: Vocabulary) -> Outcome:
+    """Compare the voxels that would be outlined, whether in one mask or in several."""
+    if not answer:
+        return "refused"
+    if not means:
+        return "wrong"
+    got = {c for term in answer for c in term.classes}
+    wanted_terms = [_term(name, vocabulary) for name in means]
+    wanted = {c for term in wanted_terms for c in term.classes}
+    if got == wanted:
+        return "right"
+    same_names = {t.name for t in answer} == {t.name for t in wanted_terms}
+    return "wrong side" if same_names else "wrong"
+
+
+def expected(phrase: Phrase) -> Outcome:
+    """What should come of a phrase."""
+    return "right" if phrase.means else "refused"
+
+
+def outcome_table(title: str, phrases: list[Phrase], outcomes: dict[Phrase, Outcome]) -> Table:
+    """One row a category and one for all; for either half its size and the share of outcomes."""
+    shown: tuple[Outcome, ...] = ("right", "refused", "wrong side", "wrong")
+    if not phrases[0].means:
+        shown = ("refused",)
+    table = Table(title=title)
+    table.add_column("category")
+    for half in HALVES:
+        table.add_column(f"{half}: phrases", justify="right")
+        for outcome in shown:
+            table.add_column(outcome, justify="right")
+    for category in (*dict.fromkeys(p.category for p in phrases), "all"):
+        cells = []
+        for half in HALVES:
+            members = [p for p in phrases if p.half == half and category in (p.category, "all")]
+            cells.append(str(len(members)))
+            counts = [sum(outcomes[p] == outcome for p in members) for outcome in shown]
+            cells.extend(f"{count / max(1, len(members)):.1%}" for count in counts)
+        table.add_row(category, *cells, end_section=False)
+    return table
+
+
+def share_of_names_refused(vocabulary: Vocabulary) -> float:
+    """Share of all terms' names and of all training phrases that get no answer."""
+    texts = [term.canonical for term in vocabulary.terms()]
+    texts += [n for e in (*vocabulary.structures, *vocabulary.groups) for n in e.names]
+    texts += [p for c in vocabulary.class_names[1:] for p in vocabulary.phrases(c)]
+    return sum(vocabulary.match(text).term is None for text in texts) / len(texts)
+
+
+def _term(canonical: str, vocabulary: Vocabulary) -> Term:
+    return next(term for term in vocabulary.terms() if term.canonical == canonical)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""Finds the entry that words name: exactly, in another order, mistyped, or by a description.
+
+Knows neither sides nor classes: an *entry* is any string, and `segone_napari.data.vocabulary` says
+what it stands for.
+
+A description is compared as a set of concepts. Each concept weighs as much as it tells entries
+apart, log((1 + E) / e), if e of the E entries use it; a word that no entry uses weighs most. So
+"fluid between the two thalami" is the third ventricle, and "fluid dynamics" is nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from rapidfuzz import process
+from rapidfuzz.distance import OSA, Indel
+
+Words = tuple[str, ...]
+How = Literal["exact", "synonym", "typo", "description"]
+
+LEAST_COVERED = 0.8
+"""Share of a prompt's weight that an entry's concepts must cover; the rest may be unheard of."""
+LEAST_AGREEMENT = 0.6
+"""Least agreement (Dice of weights) of a prompt with one description."""
+LEAST_LEAD = 0.06
+"""How much better than the next entry a description must fit, or it is ambiguous."""
+LONGEST = 120
+"""Letters of a prompt that are looked at for typing errors."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """One way to name an entry.
+
+    Attributes
+    ----------
+    words : in the form of `segone_napari.data.prompts.parse`.
+    entry : what it names.
+    needs_side : whether it names this only together with a side ("left ventricle").
+    is_description : whether it is compared by its concepts only and never shown or mended.
+    """
+
+    words: Words
+    entry: str
+    needs_side: bool = False
+    is_description: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """An entry and how it was found."""
+
+    entry: str
+    how: How
+
+
+class Lexicon:
+    """Names and descriptions of entries.
+
+    Parameters
+    ----------
+    names : all of them.
+    same : word to what it is another form of ("hippocampal" to "hippocampus", "wm" to "white
+        matter").
+    related : word to what it stands for in a description ("beneath" to "below"), besides `same`.
+    neutral : words that change nothing beside a name ("complex").
+    weak : words that tell nothing in a description, besides `neutral` ("part").
+    variants : plurals and other spellings, to the words that names are written with.
+    others : words that are spelt right but name nothing here, so that they are not taken for
+        typing errors.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[Name],
+        *,
+        same: Mapping[str, str],
+        related: Mapping[str, str],
+        neutral: Iterable[str],
+        weak: Iterable[str],
+        variants: Mapping[str, str],
+        others: Iterable[str],
+    ) -> None:
+        self._names = tuple(names)
+        self._same = same
+        self._related = related
+        self._neutral = frozenset(neutral)
+        self._weak = self._neutral | frozenset(weak)
+        self._variants = variants
+        self._others = frozenset(others)
+
+    def exact(self, words: Words, has_side: bool) -> str | None:
+        """Return the entry with exactly these words, in any order."""
+        return self._table.get((words, has_side)) or self._table.get(
+            (("", *sorted(words)), has_side)
+        )
+
+    def same_concepts(self, words: Words, has_side: bool) -> str | None:
+        """Return the one entry of which some name has the same concepts: "hippocampal region"."""
+        return self._by_concepts.get((self._stems(words), has_side))
+
+    def mended(self, words: Words) -> Words | None:
+        """Write each unknown word as the one known word that it resembles; None if one can't be."""
+        if all(word in self._known_words for word in words):
+            return None
+        has_context = any(word in self._known_words for word in words)
+        mended = [self._mended_word(word, has_context) for word in words]
+        return None if None in mended else tuple(word for word in mended if word)
+
+    def misspelt(self, words: Words) -> tuple[str, int] | None:
+        """Return the one entry whose name has nearly the same letters, and by how many edits.
+
+        For spaces that are missing or too many ("brian stem"): letters are compared without them.
+        """
+        text = "".join(words)
+        if not 5 <= len(text) <= LONGEST:
+            return None
+        limit = int(len(text) > 8)
+        near = process.extract(
+            text, self._spellings, scorer=OSA.distance, score_cutoff=limit, limit=None
+        )
+        near = [(found, edits) for found, edits, _ in near if found[0] == text[0]]
+        least = min((edits for _, edits in near), default=0)
+        entries = {e for found, n in near if n == least for e in self._entries_of[found]}
+        if len(entries) != 1 or (least and any(word in self._others for word in words)):
+            return None
+        return entries.pop(), least
+
+    def described(self, words: Words) -> str | None:
+        """Return the one entry that the words describe."""
+        asked = self._concepts(words)
+        if len(asked) < 2:
+            return None
+        scores: dict[str, float] = {}
+        for entry, known in self._concepts_of.items():
+            if self._weigh(asked & known) >= LEAST_COVERED * self._weigh(asked):
+                scores[entry] = max(self._agreement(asked, d) for d in self._descriptions_of[entry])
+        ranked = sorted(scores, key=lambda entry: -scores[entry])
+        best, second = [scores[entry] for entry in ranked[:2]] + [0.0] * (2 - len(ranked[:2]))
+        return ranked[0] if best >= LEAST_AGREEMENT and best - second >= LEAST_LEAD else None
+
+    def nearest(self, words: Words, count: int = 3) -> list[str]:
+        """Up to `count` entries whose names look like the words or share some, nearest first."""
+        text = " ".join(words)[:LONGEST]
+        scores: dict[str, float] = defaultdict(float)
+        if len(text) >= 4:
+            spaced = [" ".join(name.words) for name in self._spelt_names]
+            for _, score, i in process.extract(
+                text, spaced, scorer=Indel.normalized_similarity, score_cutoff=0.65, limit=None
+            ):
+                entry = self._spelt_names[i].entry
+                scores[entry] = max(scores[entry], score)
+        for name in self._spelt_names:
+            shared = len(set(words) & set(name.words))
+            if shared:
+                likeness = max(0.9 * shared / len(name.words), 0.7 * (shared == len(words)))
+                scores[name.entry] = max(scores[name.entry], likeness)
+        return sorted((e for e in scores if scores[e] >= 0.65), key=lambda e: -scores[e])[:count]
+
+    # Look-up tables ------------------------------------------------------------------------
+
+    @cached_property
+    def _table(self) -> Mapping[tuple[Words, bool], str]:
+        """(words, whether a side is named) to the entry; sorted words begin with an empty one."""
+        table: dict[tuple[Words, bool], str] = {}
+        for name in self._spelt_names_and_sided:
+            for words in (name.words, ("", *sorted(name.words))):
+                for has_side in (True,) if name.needs_side else (False, True):
+                    # What needs a side is the more particular reading, so it comes first.
+                    if name.needs_side or (words, has_side) not in table:
+                        table[words, has_side] = name.entry
+        return table
+
+    @cached_property
+    def _by_concepts(self) -> Mapping[tuple[frozenset[str], bool], str]:
+        """(stems, whether a side is named) to the entry, where there is only one."""
+        entries: dict[tuple[frozenset[str], bool], set[str]] = defaultdict(set)
+        for name in self._spelt_names_and_sided:
+            stems = self._stems(name.words)
+            for has_side in (True,) if name.needs_side else (False, True):
+                entries[stems, has_side].add(name.entry)
+        return {key: next(iter(es)) for key, es in entries.items() if len(es) == 1 and key[0]}
+
+    @cached_property
+    def _spelt_names(self) -> tuple[Name, ...]:
+        return tuple(n for n in self._names if not n.needs_side and not n.is_description)
+
+    @cached_property
+    def _spelt_names_and_sided(self) -> tuple[Name, ...]:
+        return tuple(n for n in self._names if not n.is_description)
+
+    @cached_property
+    def _entries_of(self) -> Mapping[str, set[str]]:
+        """Letters of a name without spaces, if they are enough to be told apart, to entries."""
+        entries: dict[str, set[str]] = defaultdict(set)
+        for name in self._spelt_names:
+            text = "".join(name.words)
+            if len(text) >= 5:
+                entries[text].add(name.entry)
+        return dict(entries)
+
+    @cached_property
+    def _spellings(self) -> tuple[str, ...]:
+        return tuple(self._entries_of)
+
+    @cached_property
+    def _known_words(self) -> frozenset[str]:
+        words = {word for name in self._names for word in name.words}
+        return frozenset(words | {*self._same, *self._related} | self._weak | self._others)
+
+    @cached_property
+    def _words_to_mend_to(self) -> tuple[str, ...]:
+        """Words that a mistyped one may have meant."""
+        words = {word for name in self._spelt_names for word in name.words}
+        words |= {*self._same, *self._variants}
+        return tuple(sorted(word for word in words if len(word) >= 4))
+
+    @cached_property
+    def _descriptions_of(self) -> Mapping[str, tuple[frozenset[str], ...]]:
+        descriptions: dict[str, set[frozenset[str]]] = defaultdict(set)
+        for name in self._names:
+            if not name.needs_side and (concepts := self._concepts(name.words)):
+                descriptions[name.entry].add(concepts)
+        return {entry: tuple(found) for entry, found in descriptions.items()}
+
+    @cached_property
+    def _concepts_of(self) -> Mapping[str, frozenset[str]]:
+        return {e: frozenset().union(*found) for e, found in self._descriptions_of.items()}
+
+    @cached_property
+    def _weights(self) -> Mapping[str, float]:
+        used = Counter(c for concepts in self._concepts_of.values() for c in concepts)
+        return {c: math.log((1 + len(self._concepts_of)) / n) for c, n in used.items()}
+
+    def _weigh(self, concepts: frozenset[str]) -> float:
+        unheard_of = math.log(1 + len(self._concepts_of))
+        return sum(self._weights.get(concept, unheard_of) for concept in concepts)
+
+    def _agreement(self, asked: frozenset[str], description: frozenset[str]) -> float:
+        """Dice of the weights of two sets; one shared concept is too few."""
+        shared = asked & description
+        if len(shared) < 2:
+            return 0.0
+        return 2 * self._weigh(shared) / (self._weigh(asked) + self._weigh(description))
+
+    def _stems(self, words: Iterable[str]) -> frozenset[str]:
+        """Words in one form, without those that change nothing beside a name."""
+        stems = (stem for word in words for stem in self._same.get(word, word).split())
+        return frozenset(stem for stem in stems if stem not in self._neutral)
+
+    def _concepts(self, words: Iterable[str]) -> frozenset[str]:
+        """What words stand for, without those that tell nothing."""
+        concepts = (self._related.get(stem, stem) for stem in self._stems(words))
+        return frozenset(concept for concept in concepts if concept not in self._weak)
+
+    def _mended_word(self, word: str, has_context: bool) -> str | None:
+        """Return a word itself if it is known, else the one known word that it resembles."""
+        if word in self._known_words:
+            return word
+        near: dict[str, int] = {}
+        for spelling in (word, f"{word}s"):  # what ends in "s" may have lost it as a plural
+            for known, edits, _ in process.extract(
+                spelling, self._words_to_mend_to, scorer=OSA.distance, score_cutoff=2, limit=None
+            ):
+                if _is_typo(spelling, known, round(edits), has_context):
+                    meant = self._variants.get(known, known)
+                    near[meant] = min(round(edits), near.get(meant, 9))
+        least = min(near.values(), default=0)
+        meant = sorted(known for known, edits in near.items() if edits == least)
+        return meant[0] if len({self._same.get(known, known) for known in meant}) == 1 else None
+
+
+def _is_typo(word: str, known: str, edits: int, has_context: bool) -> bool:
+    """Whether `edits` between a typed and a known word are a slip.
+
+    A short word is another word after one change: then two neighbours may be swapped ("brian"),
+    or, beside words that are spelt right, one letter may be wrong.
+    """
+    if edits == 1 and len(known) >= 5 and sorted(word) == sorted(known):
+        return True
+    if word[0] != known[0] and len(known) < 8:
+        return False
+    if len(known) < 6:
+        return has_context and edits <= 1
+    return edits <= (1 if len(known) < 9 else 2)
+
+
+def readings(words: Words, has_side: bool) -> Iterator[Words]:
+    """Yield the words, then without "all" and without where the brain is anyway."""
+    yield words
+    if len(words) > 1 and words[0] in ("all", "whole", "total"):
+        words = words[1:]
+        yield words
+    if len(words) > 1 and words[-1] == "brain":
+        words = words[:-1]
+        yield words
+    elif len(words) > 1 and words[0] == "brain":
+        yield words[1:]
+    if has_side and len(words) > 1 and "hemisphere" in words:
+        yield tuple(w for w in words if w not in ("hemisphere", "cerebral", "brain"))
