@@ -82,6 +82,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_view(commands)
     _add_demo(commands)
     _add_vocabulary(commands)
+    _add_export(commands, is_called="export" in arguments[:1])
     _add_train(commands, is_called="train" in arguments[:1])
     _add_doctor(commands)
     return parser
@@ -384,6 +385,16 @@ def _vocabulary_entries(vocabulary: Vocabulary) -> list[dict[str, Any]]:
         }
         for entry in (*vocabulary.structures, *vocabulary.groups)
     ]
+
+
+def _add_export(commands: Any, *, is_called: bool) -> None:
+    words = "write masks in the form that another program wants"
+    parser = commands.add_parser("export", help=words, description=words.capitalize() + ".")
+    if is_called:
+        from segone_napari.exports import cli as exports
+
+        exports.add_arguments(parser)
+        parser.set_defaults(run=exports.run)
 
 
 def _add_train(commands: Any, *, is_called: bool) -> None:

@@ -108,6 +108,7 @@ def _write(
             series_description="SegOne: research only, not for diagnosis",
             content_label="SEGONE",
             content_description=NOT_FOR_DIAGNOSIS,
+            specific_character_set="ISO_IR 192",  # names of structures may have any letters
         )
     _finish(made, content)
     made.save_as(path, enforce_file_format=True)
@@ -168,9 +169,7 @@ def _turned(
     return turned, series.affine @ shift
 
 
-def _descriptions(
-    content: Content, segments: Sequence[Segment]
-) -> list[hd.seg.SegmentDescription]:
+def _descriptions(content: Content, segments: Sequence[Segment]) -> list[hd.seg.SegmentDescription]:
     return [_description(content, segment, n) for n, segment in enumerate(segments, start=1)]
 
 

@@ -106,16 +106,20 @@ def read_masks(folder: Path) -> list[Segment]:
     BadInput
         If there is no image in the folder, or one of them can't be read or is not a mask.
     """
-    files = sorted(path for path in folder.iterdir() if path.name.lower().endswith(formats.WRITABLE))
+    files = sorted(
+        path for path in folder.iterdir() if path.name.lower().endswith(formats.WRITABLE)
+    )
     if not files:
         raise BadInput(
             f"{folder} holds no masks; name a folder of files that end in "
             f"{', '.join(formats.WRITABLE)}"
         )
     table = folder / _MASKS_TABLE
-    rows = {index: (name, colour) for index, name, colour in _read_table(table)} if (
-        table.is_file()
-    ) else {}
+    rows = (
+        {index: (name, colour) for index, name, colour in _read_table(table)}
+        if (table.is_file())
+        else {}
+    )
     return [_read_mask(path, number, rows) for number, path in enumerate(files, start=1)]
 
 

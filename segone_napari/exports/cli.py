@@ -1,0 +1,84 @@
+"""The command ``segone export``: masks in, any of the formats out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from segone_napari.data import formats
+from segone_napari.exports import provenance, registry
+from segone_napari.exports.content import Content
+from segone_napari.exports.reading import pick, read_segments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``segone export``."""
+    parser.epilog = (
+        "examples: segone export labels.nii.gz -o labels.seg.nrrd | "
+        "segone export labels.nii.gz --image SERIES_FOLDER -o seg.dcm | "
+        "segone export labels.nii.gz --format stl -o meshes"
+    )
+    parser.add_argument(
+        "masks",
+        metavar="MASKS",
+        type=Path,
+        help="a label map (its names are in MASKS.tsv beside it), a mask, a folder of masks, "
+        "a .seg.nrrd file or a DICOM segmentation",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=Path,
+        required=True,
+        help="the file or folder to write",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help="what to write, where OUT's ending doesn't say it: "
+        + ", ".join(row.name for row in registry.FORMATS),
+    )
+    parser.add_argument(
+        "--image",
+        metavar="IMAGE",
+        type=Path,
+        help="the MRI that the masks were made on: for its intensities, its checksum, and, as the "
+        "folder of its DICOM series, for a DICOM segmentation",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="export this structure alone; give it again for several",
+    )
+    parser.add_argument(
+        "--table", metavar="FILE.tsv", type=Path, help="index, name and colour of a label map"
+    )
+    parser.add_argument("--subject", metavar="LABEL", default="", help="who it is, for BIDS")
+    parser.add_argument(
+        "--deidentify",
+        action="store_true",
+        help="leave who the patient is out of a DICOM segmentation",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite outputs that exist")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what ``segone export`` says."""
+    row = registry.format_for(args.output, args.format)
+    image = formats.read(args.image) if row.needs_image and args.image else None
+    segments = read_segments(args.masks, grid=image.grid if image else None, table=args.table)
+    content = Content(
+        segments=tuple(pick(segments, args.only) if args.only else segments),
+        image=image,
+        image_files=(args.image,) if args.image else (),
+        subject=args.subject,
+        deidentify=args.deidentify,
+    )
+    record = provenance.beside(args.masks)
+    if record.is_file():
+        content = provenance.remembered(content, record)
+    for path in registry.write(content, args.output, name=row.name, force=args.force):
+        print(f"wrote {path}")

@@ -1,0 +1,194 @@
+"""Surfaces of masks as triangles in RAS+ mm: STL, PLY, GLB.
+
+The surface encloses the mask's own volume. 3D Slicer takes a mesh for LPS unless the file says
+otherwise, so STL and PLY files carry its mark "SPACE=RAS".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import trimesh
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.measure import marching_cubes
+
+from segone_napari.exports.content import Content, Segment, numbered_names
+from segone_napari.runtime import BadInput
+
+SPACE_MARK = "SPACE=RAS"
+
+_BLUR_VOXELS = 0.8
+_MARGIN = 4
+# The share of the mask's volume by which the surface's may differ, and how long it is looked for.
+_TOLERANCE = 0.002
+_MOST_STEPS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A closed surface; both arrays are empty for an empty mask.
+
+    Attributes
+    ----------
+    vertices : (v, 3) float64, RAS+ mm.
+    faces : (f, 3) int64, indices of vertices, counterclockwise as seen from outside.
+    """
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int64]
+
+    @property
+    def volume_mm3(self) -> float:
+        """The volume that it encloses."""
+        a, b, c = (self.vertices[self.faces[:, n]] for n in range(3))
+        return float(np.einsum("fi,fi->", a, np.cross(b, c)) / 6.0)
+
+    @property
+    def area_mm2(self) -> float:
+        """The area of all triangles."""
+        a, b, c = (self.vertices[self.faces[:, n]] for n in range(3))
+        return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2.0)
+
+
+def surface_of(segment: Segment) -> Surface:
+    """Find the surface of a mask: a little smoothed, and as large inside as the mask's voxels.
+
+    Marching cubes on a mask of zeros and ones cuts off corners, up to a quarter of a small
+    structure. Here it runs on the mean of the mask and its blurred self, in which every voxel
+    inside is above and every voxel outside is below one half, so that no part is lost; and the
+    level is moved until the surface encloses the voxels' volume.
+    """
+    inside = segment.inside
+    if not inside.any():
+        return Surface(np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64))
+    # 1. The box of the mask with a margin, so that the surface closes at the image's border.
+    box = ndimage.find_objects(inside.astype(np.uint8))[0]
+    mask = np.pad(inside[box].astype(np.float32), _MARGIN)
+    field = 0.5 * mask + 0.5 * ndimage.gaussian_filter(mask, _BLUR_VOXELS)
+    # 2. In voxels, where the volume wanted is their number.
+    vertices, faces = _level_surface(field, int(mask.sum()))
+    # 3. Into the patient; a grid of the other handedness turns triangles inside out.
+    start = np.array([bounds.start for bounds in box]) - _MARGIN
+    world = nib.affines.apply_affine(segment.grid.affine, vertices + start)
+    if np.linalg.det(segment.grid.affine[:3, :3]) < 0:
+        faces = faces[:, ::-1]
+    return Surface(world, np.ascontiguousarray(faces, dtype=np.int64))
+
+
+def _level_surface(
+    field: NDArray[np.float32], voxels: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Vertices and outward faces of the level at which the enclosed volume is `voxels`."""
+    low, high = 0.02, 0.98  # a lower level encloses more
+    level = 0.5
+    for _ in range(_MOST_STEPS):
+        vertices, faces, _, _ = marching_cubes(field, level, gradient_direction="ascent")
+        vertices, faces = vertices.astype(np.float64), faces.astype(np.int64)
+        volume = Surface(vertices, faces).volume_mm3
+        if abs(volume / voxels - 1.0) < _TOLERANCE:
+            break
+        low, high = (level, high) if volume > voxels else (low, level)
+        level = (low + high) / 2
+    return vertices, faces
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def write_stl(content: Content, path: Path) -> None:
+    """Write the surface of the only segment as a binary STL file.
+
+    Raises
+    ------
+    BadInput
+        If there are several segments (STL can't tell them apart), or the mask is empty.
+    """
+    if len(content.segments) > 1:
+        raise BadInput(
+            f"an STL file holds one mesh, and there are {len(content.segments)} structures; "
+            "name a folder instead of a file, or write .glb or .ply"
+        )
+    data = _as_trimesh(content.segments[0]).export(file_type="stl")
+    # The first 80 bytes are free for remarks, but must not begin with "solid".
+    path.write_bytes(f"segone-napari {SPACE_MARK}".encode().ljust(80) + data[80:])
+
+
+def write_ply(content: Content, path: Path) -> None:
+    """Write the surfaces of all segments as one binary PLY file, each in its colour.
+
+    Raises
+    ------
+    BadInput
+        If all masks are empty.
+    """
+    whole = trimesh.util.concatenate([mesh for _, mesh in _meshes(content)])
+    data = whole.export(file_type="ply", vertex_normal=False)
+    first, rest = data.split(b"\n", 1)
+    path.write_bytes(first + b"\n" + _after_format(rest))
+
+
+def write_glb(content: Content, path: Path) -> None:
+    """Write the surfaces of all segments as one GLB file, a named object for each.
+
+    Raises
+    ------
+    BadInput
+        If all masks are empty.
+    """
+    scene = trimesh.Scene()
+    for name, mesh in _meshes(content):
+        scene.add_geometry(mesh, geom_name=name, node_name=name)
+    scene.metadata["space"] = "RAS, mm"
+    path.write_bytes(scene.export(file_type="glb"))
+
+
+def write_folder(content: Content, folder: Path, ending: str) -> None:
+    """Write one file a segment that is not empty: ``01_left-hippocampus.stl`` and so on.
+
+    Raises
+    ------
+    BadInput
+        If all masks are empty.
+    """
+    _meshes(content)
+    write: Callable[[Content, Path], None] = {
+        ".stl": write_stl,
+        ".ply": write_ply,
+        ".glb": write_glb,
+    }[ending]
+    for name, segment in zip(numbered_names(content.segments), content.segments, strict=True):
+        if segment.inside.any():
+            write(content.only(segment), folder / f"{name}{ending}")
+
+
+write_stl_folder = partial(write_folder, ending=".stl")
+write_ply_folder = partial(write_folder, ending=".ply")
+write_glb_folder = partial(write_folder, ending=".glb")
+
+
+def _after_format(lines: bytes) -> bytes:
+    """Put the mark behind the line that names PLY's format, the first place for a comment."""
+    form, rest = lines.split(b"\n", 1)
+    return form + f"\ncomment {SPACE_MARK}\n".encode() + rest
+
+
+def _meshes(content: Content) -> list[tuple[str, trimesh.Trimesh]]:
+    filled = [segment for segment in content.segments if segment.inside.any()]
+    if not filled:
+        raise BadInput("all masks are empty, so there is no surface; outline something first")
+    return [(segment.name, _as_trimesh(segment)) for segment in filled]
+
+
+def _as_trimesh(segment: Segment) -> trimesh.Trimesh:
+    surface = surface_of(segment)
+    if not len(surface.faces):
+        raise BadInput(f"the mask of {segment.name} is empty, so it has no surface; leave it out")
+    mesh = trimesh.Trimesh(surface.vertices, surface.faces, process=False)
+    mesh.visual.vertex_colors = np.array([*segment.colour, 255], dtype=np.uint8)
+    return mesh

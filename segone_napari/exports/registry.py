@@ -1,0 +1,200 @@
+"""The formats that go out: one table, and the one way to write any of them.
+
+To add a format: one module with a function (content, path) that fills files, and one row here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from segone_napari.data.formats import check_output
+from segone_napari.exports import provenance
+from segone_napari.exports.content import Content
+from segone_napari.exports.staging import write_together
+from segone_napari.runtime import BadInput
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : for the command line.
+    title : for a menu.
+    endings : of its file; none for a format that is written as a folder.
+    function : ``"module:function"``, called with the content and a path; its module is loaded
+        only when it is used. Of a folder it gets an empty one.
+    needs_image : whether it uses the image's intensities, if it can have them.
+    needs_series : whether it can be written only for an image that was a DICOM series.
+    shared : files of a folder that several exports share: not replaced where they exist.
+    carries_record : whether the record of where it comes from is inside already.
+    """
+
+    name: str
+    title: str
+    endings: tuple[str, ...]
+    function: str
+    needs_image: bool = False
+    needs_series: bool = False
+    shared: tuple[str, ...] = ()
+    carries_record: bool = False
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is written as a folder of files."""
+        return not self.endings
+
+
+_HERE = "segone_napari.exports."
+FORMATS = (
+    Format(
+        "nifti",
+        "NIfTI or MGH label map with its table",
+        (".nii.gz", ".nii", ".mgz", ".mgh"),
+        _HERE + "label_map:write_label_map",
+    ),
+    Format("masks", "Folder of one NIfTI mask a structure", (), _HERE + "label_map:write_masks"),
+    Format("seg-nrrd", "3D Slicer segmentation", (".seg.nrrd",), _HERE + "seg_nrrd:write"),
+    Format(
+        "dicom-seg",
+        "DICOM segmentation of the source series",
+        (".dcm",),
+        _HERE + "dicom_seg:write_masks",
+        needs_series=True,
+    ),
+    Format(
+        "dicom-seg-probability",
+        "DICOM segmentation, probabilities",
+        (".dcm",),
+        _HERE + "dicom_seg:write_probabilities",
+        needs_series=True,
+    ),
+    Format("stl", "STL mesh of one structure", (".stl",), _HERE + "meshes:write_stl"),
+    Format("ply", "PLY mesh in colour", (".ply",), _HERE + "meshes:write_ply"),
+    Format("glb", "GLB scene, one object a structure", (".glb",), _HERE + "meshes:write_glb"),
+    Format(
+        "stl-folder", "Folder of one STL mesh a structure", (), _HERE + "meshes:write_stl_folder"
+    ),
+    Format(
+        "ply-folder", "Folder of one PLY mesh a structure", (), _HERE + "meshes:write_ply_folder"
+    ),
+    Format(
+        "glb-folder", "Folder of one GLB mesh a structure", (), _HERE + "meshes:write_glb_folder"
+    ),
+    Format("csv", "CSV of measures", (".csv",), _HERE + "measures:write_csv", needs_image=True),
+    Format("json", "JSON of measures", (".json",), _HERE + "measures:write_json", needs_image=True),
+    Format(
+        "provenance",
+        "Record of where the masks come from",
+        (".provenance.json",),
+        _HERE + "provenance:write",
+        carries_record=True,
+    ),
+    Format(
+        "bids",
+        "Folder of BIDS derivatives",
+        (),
+        _HERE + "bids:write",
+        shared=("dataset_description.json",),
+        carries_record=True,
+    ),
+)
+
+
+def format_named(name: str) -> Format:
+    """Find a format by its name.
+
+    Raises
+    ------
+    BadInput
+        If there is none of that name.
+    """
+    for row in FORMATS:
+        if row.name == name:
+            return row
+    names = ", ".join(row.name for row in FORMATS)
+    raise BadInput(f"there is no format {name!r}; use one of {names}")
+
+
+def format_for(path: Path, name: str | None = None) -> Format:
+    """Choose the format of an export by the ending of its path, or by its name.
+
+    A mesh format that is named for a path without its ending is a folder of meshes.
+
+    Raises
+    ------
+    BadInput
+        If there is no such format, or the ending is not one of its.
+    """
+    if name is None:
+        fitting = [(len(e), row) for row in FORMATS for e in row.endings if _ends(path, e)]
+        if fitting:
+            return max(fitting, key=lambda pair: pair[0])[1]
+        endings = dict.fromkeys(e for row in FORMATS for e in row.endings)
+        folders = ", ".join(row.name for row in FORMATS if row.is_folder)
+        raise BadInput(
+            f"{path} does not say what to write; use a name that ends in {', '.join(endings)}, "
+            f"or name a folder and --format ({folders})"
+        )
+    row = format_named(name)
+    if row.is_folder or any(_ends(path, ending) for ending in row.endings):
+        return row
+    if name in ("stl", "ply", "glb") and not path.suffix:
+        return format_named(f"{name}-folder")
+    raise BadInput(
+        f"{path} does not fit the format {name}; use a name that ends in {', '.join(row.endings)}"
+    )
+
+
+def write(
+    content: Content,
+    path: str | Path,
+    *,
+    name: str | None = None,
+    force: bool = False,
+    record: bool = True,
+) -> list[Path]:
+    """Write one export, all of its files or none, and return their paths, the main one first.
+
+    Parameters
+    ----------
+    path : the file to write; of a format that is a folder, the folder.
+    name : of the format; without it, it is chosen by the path's ending.
+    force : whether files that exist are overwritten.
+    record : whether where it comes from is written beside it (``OUT.provenance.json``).
+
+    Raises
+    ------
+    BadInput
+        If a file exists and `force` is not given, if it can't be written, or the content lacks
+        what the format needs.
+    """
+    path = Path(path).expanduser()
+    row = format_for(path, name)
+    module, _, function = row.function.partition(":")
+    fill = getattr(importlib.import_module(module), function)
+    if row.needs_series and not content.image_files:
+        raise BadInput(
+            "a DICOM segmentation belongs to a DICOM series; name its folder with --image"
+        )
+    if row.is_folder and path.exists() and not path.is_dir():
+        raise BadInput(f"{path} is a file, and {row.name} is a folder; choose another name")
+    if not row.is_folder:
+        check_output(path, force=force)
+
+    def fill_all(folder: Path) -> None:
+        fill(content, folder if row.is_folder else folder / path.name)
+        if record and not row.carries_record:
+            where = folder / provenance.ENDING[1:] if row.is_folder else folder / path.name
+            provenance.write(content, where if row.is_folder else provenance.beside(where))
+
+    folder = path if row.is_folder else path.parent
+    files = write_together(folder, fill_all, force=force, shared=row.shared)
+    return sorted(files, key=lambda file: (file.name != path.name, str(file)))
+
+
+def _ends(path: Path, ending: str) -> bool:
+    return path.name.lower().endswith(ending) and len(path.name) > len(ending)
