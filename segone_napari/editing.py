@@ -3,13 +3,211 @@
 Masks are (i, j, k), uint8 or bool, anything but 0 is inside; spacing is the distance in mm between
 neighbouring voxels along each array axis. Every answer is uint8, 0 or 1, of the mask's shape.
 Knows nothing of rows, files or windows: hand the answer to `EditHistory.edit` with the row's
-number, and only that row is changed.
+number, and only that row is changed::
 
-==========================  =====================================================
-`keep_largest_part`         drop all but the largest connected part
-`fill_holes`                fill what is enclosed, in 3-D or in each slice
-`smooth`                    round the surface without shrinking the mask
-`interpolate`               the slices between given ones
-`trustworthy_slices`        which slices to interpolate between
-==========================  =====================================================
+    history.edit(row_id, fill_holes(history.masks[row_id]), kind="repair")
+    slices = history.corrected_slices(row_id, axis)
+    between = interpolate(history.masks[row_id], slices, axis, spacing)
+    history.edit(row_id, between, kind="interpolation")
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from segone_napari.runtime import BadInput
+from segone_napari.volume import Box
+
+Mask = NDArray[np.uint8]
+Spacing = tuple[float, float, float]
+
+SMOOTHING_MM = 1.0
+"""How wide `smooth` looks: the standard deviation of its Gaussian."""
+
+
+def keep_largest_part(mask: NDArray[Any], *, parts: int = 1) -> Mask:
+    """Drop all but the largest connected parts.
+
+    Voxels that touch at a corner are connected. A paired structure with both sides in one mask
+    has two parts worth keeping: ``parts=2``.
+    """
+    inside, box = _inside(mask)
+    labels, count = ndimage.label(inside, structure=np.ones((3, 3, 3)))
+    if count > parts:
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        largest = np.argsort(sizes, kind="stable")[-parts:]
+        inside = np.isin(labels, largest)
+    return _placed(inside, box, mask.shape)
+
+
+def fill_holes(mask: NDArray[Any], *, axis: int | None = None) -> Mask:
+    """Fill what the mask encloses.
+
+    Parameters
+    ----------
+    axis : look at each slice along this array axis for itself, which also fills what is open
+        towards the neighbouring slices. Without it, a hole must be closed on all sides.
+    """
+    inside, box = _inside(mask)
+    in_plane = [n for n in range(3) if n != axis]
+    padding = [(0, 0) if n == axis else (1, 1) for n in range(3)]
+    neighbours = ndimage.generate_binary_structure(3, 1)
+    if axis is not None:
+        neighbours[tuple(np.s_[::2] if n == axis else np.s_[:] for n in range(3))] = False
+    labels, _ = ndimage.label(~np.pad(inside, padding), structure=neighbours)
+    # The padding is one part with all that is open to it: in 3-D one, else one in each slice.
+    corner = tuple(np.s_[:1] if n in in_plane else np.s_[:] for n in range(3))
+    is_open = np.isin(labels, labels[corner])
+    cut = tuple(np.s_[:] if n == axis else np.s_[1:-1] for n in range(3))
+    return _placed(inside | ~is_open[cut], box, mask.shape)
+
+
+def smooth(
+    mask: NDArray[Any],
+    spacing: Spacing,
+    *,
+    sigma_mm: float = SMOOTHING_MM,
+    axis: int | None = None,
+) -> Mask:
+    """Round the surface. The number of voxels stays the same, so that nothing shrinks.
+
+    Parameters
+    ----------
+    sigma_mm : standard deviation of the Gaussian; larger is smoother.
+    axis : smooth each slice along this array axis for itself.
+    """
+    sigma = [0.0 if n == axis else sigma_mm / mm for n, mm in enumerate(spacing)]
+    margin = [int(np.ceil(3 * s)) for s in sigma]
+    inside, box = _inside(mask, margin)
+    blurred = ndimage.gaussian_filter(inside.astype(np.float32), sigma, mode="nearest")
+    return _placed(_most(blurred, inside, axis), box, mask.shape)
+
+
+def interpolate(mask: NDArray[Any], slices: Sequence[int], axis: int, spacing: Spacing) -> Mask:
+    """Replace the slices between given ones by shapes in between.
+
+    The shape halfway between two slices is where the mean of their signed distances (mm) is
+    positive. Towards a slice that was left empty, a shape shrinks to nothing. Two shapes that
+    lie beside each other are moved towards each other first.
+
+    Parameters
+    ----------
+    slices : at least two indices along array axis `axis`; these slices stay as they are, and so
+        does what lies before the first and behind the last.
+
+    Raises
+    ------
+    BadInput
+        If there are fewer than two different slices, or one is outside of the mask.
+    """
+    given = sorted({int(index) for index in slices})
+    if len(given) < 2:
+        raise BadInput(
+            "interpolating needs two corrected slices or more; correct another slice first"
+        )
+    if given[0] < 0 or given[-1] >= mask.shape[axis]:
+        raise BadInput(f"this mask has slices 0 to {mask.shape[axis] - 1}; got {given}")
+    result = (np.asarray(mask) != 0).astype(np.uint8)
+    planes = np.moveaxis(result, axis, 0)  # a view: (slices, rows, columns)
+    in_plane = np.array([mm for n, mm in enumerate(spacing) if n != axis])
+    for first, last in pairwise(given):
+        between = last - first - 1
+        shares = np.arange(1, between + 1) / (between + 1)
+        shapes = _between(planes[first] != 0, planes[last] != 0, shares, in_plane)
+        planes[first + 1 : last] = shapes
+    return result
+
+
+def _between(
+    first: NDArray[np.bool_],
+    last: NDArray[np.bool_],
+    shares: NDArray[np.float64],
+    spacing: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Shapes (shares, rows, columns) on the way from `first` (share 0) to `last` (share 1)."""
+    shapes = np.zeros((len(shares), *first.shape), dtype=bool)
+    if not first.any() and not last.any():
+        return shapes
+    way = _way(first, last)
+    # All that comes between lies in this part. Its border is padded, so that a shape that fills
+    # it has an outside too, also when it is moved.
+    box = ndimage.find_objects((first | last).astype(np.uint8))[0]
+    start, end = _distance_maps(np.pad(first[box], 1), np.pad(last[box], 1), spacing)
+    for n, share in enumerate(shares):
+        one = ndimage.shift(start, share * way, order=1, mode="nearest") if way.any() else start
+        other = ndimage.shift(end, (share - 1) * way, order=1, mode="nearest") if way.any() else end
+        shapes[n][box] = ((1 - share) * one + share * other > 0)[1:-1, 1:-1]
+    return shapes
+
+
+def _distance_maps(
+    first: NDArray[np.bool_], last: NDArray[np.bool_], spacing: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Signed distances in mm, positive inside. An empty slice's are the other's, sunk to 0."""
+    if not first.any():
+        end = _signed_distance(last, spacing)
+        return end - end.max(), end
+    start = _signed_distance(first, spacing)
+    if not last.any():
+        return start, start - start.max()
+    return start, _signed_distance(last, spacing)
+
+
+def _signed_distance(shape: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
+    distance = ndimage.distance_transform_edt(shape, sampling=spacing)
+    return np.asarray(distance - ndimage.distance_transform_edt(~shape, sampling=spacing))
+
+
+def _way(first: NDArray[np.bool_], last: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How far a shape moves from one slice to another, in pixels; 0 where they overlap.
+
+    Only single parts are moved: where one of several parts ends, the middle jumps, not the shape.
+    """
+    if (first & last).any() or not first.any() or not last.any():
+        return np.zeros(2)
+    if any(ndimage.label(shape, np.ones((3, 3)))[1] != 1 for shape in (first, last)):
+        return np.zeros(2)
+    return np.subtract(ndimage.center_of_mass(last), ndimage.center_of_mass(first))
+
+
+def _most(
+    blurred: NDArray[np.float32], inside: NDArray[np.bool_], axis: int | None
+) -> NDArray[np.bool_]:
+    """As many voxels as were inside, those with the highest values; slice by slice with `axis`."""
+    count = int(np.count_nonzero(inside))
+    if count == 0:
+        return np.zeros(inside.shape, dtype=bool)
+    if axis is not None:
+        slices = zip(np.moveaxis(blurred, axis, 0), np.moveaxis(inside, axis, 0), strict=True)
+        return np.stack([_most(values, was, None) for values, was in slices], axis)
+    # Of equal values, what was inside stays inside.
+    values = (blurred + np.float32(1e-5) * inside).ravel()
+    highest = np.zeros(values.size, dtype=bool)
+    highest[np.argpartition(values, values.size - count)[values.size - count :]] = True
+    return highest.reshape(inside.shape)
+
+
+def _inside(mask: NDArray[Any], margin: Sequence[int] = (0, 0, 0)) -> tuple[NDArray[np.bool_], Box]:
+    """The part of a mask that isn't empty, with a margin, as bool; and where it lies."""
+    inside = np.asarray(mask) != 0
+    box = []
+    for axis in range(3):
+        hit = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
+        first, last = (int(hit[0]), int(hit[-1])) if len(hit) else (0, -1)
+        box.append(
+            slice(max(0, first - margin[axis]), min(inside.shape[axis], last + 1 + margin[axis]))
+        )
+    return inside[tuple(box)], (box[0], box[1], box[2])
+
+
+def _placed(inside: NDArray[np.bool_], box: Box, shape: tuple[int, ...]) -> Mask:
+    whole = np.zeros(shape, dtype=np.uint8)
+    whole[box] = inside
+    return whole
