@@ -47,9 +47,7 @@ def _entities(content: Content) -> dict[str, str]:
     source = dict(_ENTITY.findall(name)) if name.startswith("sub-") else {}
     subject = content.subject.removeprefix("sub-") or source.get("sub", "")
     if not re.fullmatch(r"[A-Za-z0-9]+", subject):
-        came = (
-            f"{subject!r} is no label of a person" if subject else "who the image shows is missing"
-        )
+        came = f"{subject!r} is no label of a person" if subject else "no person is named"
         raise BadInput(f"{came}; give letters and digits, such as --subject 01")
     kept = {key: source[key] for key in ("ses", "acq", "ce", "rec", "run") if key in source}
     return {"sub": subject, **kept, "desc": "segone"}

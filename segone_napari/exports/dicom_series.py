@@ -199,7 +199,7 @@ def _geometry(
 ) -> tuple[
     NDArray[np.float64], NDArray[np.float64], list[float], NDArray[np.float64], tuple[int, int]
 ]:
-    """Row and column direction, spacing of rows and columns, positions in order, rows and columns."""
+    """Row and column direction, spacing of rows and columns, positions in order, size."""
     first = headers[0]
     row, column = _axes(first)
     if "PerFrameFunctionalGroupsSequence" in first:

@@ -24,7 +24,6 @@ from segone_napari.exports.content import (
     numbered_names,
 )
 from segone_napari.runtime import BadInput
-from segone_napari.volume import Volume
 
 TABLE_ENDING = ".tsv"
 _MASKS_TABLE = "masks.tsv"
@@ -106,9 +105,7 @@ def read_masks(folder: Path) -> list[Segment]:
     BadInput
         If there is no image in the folder, or one of them can't be read or is not a mask.
     """
-    files = sorted(
-        path for path in folder.iterdir() if path.name.lower().endswith(formats.WRITABLE)
-    )
+    files = sorted(file for file in folder.iterdir() if _is_image(file))
     if not files:
         raise BadInput(
             f"{folder} holds no masks; name a folder of files that end in "
@@ -121,6 +118,10 @@ def read_masks(folder: Path) -> list[Segment]:
         else {}
     )
     return [_read_mask(path, number, rows) for number, path in enumerate(files, start=1)]
+
+
+def _is_image(file: Path) -> bool:
+    return file.name.lower().endswith(formats.WRITABLE)
 
 
 def _read_mask(path: Path, number: int, rows: dict[int, tuple[str, Colour]]) -> Segment:

@@ -16,7 +16,6 @@ from typing import Any
 
 from segone_napari import __version__
 from segone_napari.exports.content import NOT_FOR_DIAGNOSIS, Content, Segment
-from segone_napari.exports.label_map import stem_of
 from segone_napari.runtime import BadInput
 
 ENDING = ".provenance.json"
@@ -70,8 +69,8 @@ def now() -> str:
 
 
 def beside(path: Path) -> Path:
-    """Name the record of an export: ``OUT.nii.gz`` to ``OUT.provenance.json``."""
-    return path.with_name(stem_of(path) + ENDING)
+    """Name the record of an export: ``OUT.stl.provenance.json``, ``FOLDER/provenance.json``."""
+    return path / ENDING[1:] if path.is_dir() else path.with_name(path.name + ENDING)
 
 
 def remembered(content: Content, path: Path) -> Content:

@@ -115,7 +115,6 @@ def pick(segments: Sequence[Segment], wanted: Sequence[str]) -> list[Segment]:
     by_name = {segment.name.lower(): segment for segment in segments}
     for name in wanted:
         if name.lower() not in by_name:
-            raise BadInput(
-                f"there is no structure {name!r} in it; it has {', '.join(s.name for s in segments)}"
-            )
+            known = ", ".join(segment.name for segment in segments)
+            raise BadInput(f"there is no structure {name!r} among the masks; there are {known}")
     return [by_name[name.lower()] for name in wanted]

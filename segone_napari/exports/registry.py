@@ -164,7 +164,7 @@ def write(
     path : the file to write; of a format that is a folder, the folder.
     name : of the format; without it, it is chosen by the path's ending.
     force : whether files that exist are overwritten.
-    record : whether where it comes from is written beside it (``OUT.provenance.json``).
+    record : whether where it comes from is written beside it (`provenance.beside`).
 
     Raises
     ------
@@ -188,8 +188,9 @@ def write(
     def fill_all(folder: Path) -> None:
         fill(content, folder if row.is_folder else folder / path.name)
         if record and not row.carries_record:
-            where = folder / provenance.ENDING[1:] if row.is_folder else folder / path.name
-            provenance.write(content, where if row.is_folder else provenance.beside(where))
+            provenance.write(
+                content, provenance.beside(folder if row.is_folder else folder / path.name)
+            )
 
     folder = path if row.is_folder else path.parent
     files = write_together(folder, fill_all, force=force, shared=row.shared)

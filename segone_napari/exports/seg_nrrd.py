@@ -114,7 +114,8 @@ def _extent(inside: NDArray[np.bool_]) -> list[int]:
 
 def _tags(segment: Segment) -> str:
     status = "completed" if segment.is_edited else "inprogress"
-    return f"Segmentation.Status:{status}|TerminologyEntry:{terminology_entry(coding_of(segment.name))}|"
+    terminology = terminology_entry(coding_of(segment.name))
+    return f"Segmentation.Status:{status}|TerminologyEntry:{terminology}|"
 
 
 def terminology_entry(coding: Coding) -> str:
@@ -150,9 +151,8 @@ def read(path: Path) -> list[Segment]:
         raise BadInput(f"{path} is truncated or no NRRD file; copy or export it again") from error
     affine = _affine(path, header)
     layers = voxels if voxels.ndim == 4 else voxels[np.newaxis]
-    numbers = sorted(
-        int(found[1]) for key in header if (found := re.match(r"Segment(\d+)_ID$", key))
-    )
+    keys = [re.match(r"Segment(\d+)_ID$", key) for key in header]
+    numbers = sorted(int(key[1]) for key in keys if key)
     if voxels.ndim not in (3, 4) or not numbers:
         raise BadInput(f"{path} holds no segments; save it as a segmentation in 3D Slicer")
     return [_segment(header, number, layers, affine) for number in numbers]
