@@ -1,4 +1,7 @@
-"""Image files to volumes and back: NIfTI (.nii, .nii.gz, .hdr/.img) and FreeSurfer (.mgz, .mgh).
+"""Image files to volumes and back.
+
+Read: NIfTI (.nii, .nii.gz, .hdr/.img), FreeSurfer (.mgz, .mgh), NRRD (.nrrd, .nhdr), and DICOM
+files and folders, by their content. Written: NIfTI and FreeSurfer.
 
 A file that can't be used ends in `BadInput`, whose one sentence says what came and what to do.
 What is written appears under its name only when it is complete. Knows nothing of models.
@@ -20,10 +23,12 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from segone_napari.data.choices import choose_volume
+from segone_napari.data.dicom import signature
 from segone_napari.runtime import BadInput
 from segone_napari.volume import Affine, Grid, Volume
 
-READABLE = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
+READABLE = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr", ".nrrd", ".nhdr")
 WRITABLE = (".nii", ".nii.gz", ".mgz", ".mgh")
 
 # No scanner makes a volume of more voxels (1024 x 1024 x 1024).
@@ -47,36 +52,88 @@ _DAMAGED = (
 
 
 def read(
-    path: str | os.PathLike[str], *, volume: int | None = None, may_be_empty: bool = False
+    path: str | os.PathLike[str],
+    *,
+    volume: int | None = None,
+    series: str | None = None,
+    may_be_empty: bool = False,
 ) -> Volume:
-    """Read an image file.
+    """Read an image file, or a folder of DICOM files.
 
     Integer voxels keep their dtype unless the file scales them; other numbers become float32.
 
     Parameters
     ----------
-    path : a file ending in one of `READABLE`.
-    volume : which volume of a 4-D file, counted from 0.
+    path : a file ending in one of `READABLE`, or a DICOM file or folder of any name. A DICOM file
+        stands for the whole series that it and the files beside it belong to.
+    volume : which volume of a 4-D file or series, counted from 0.
+    series : of a folder of several DICOM series, the number in the list or the UID of one.
     may_be_empty : whether every voxel may have the same value, as in an empty mask.
 
     Raises
     ------
+    ManySeries, ManyVolumes
+        If there is more than one to choose from.
     BadInput
         If the file is missing, damaged, or not one 3-D image of real numbers.
     """
     file = Path(path).expanduser()
+    if is_dicom(file):
+        return _read_dicom(file, volume, series)
+    if series is not None:
+        raise BadInput(f"{file} is not DICOM and has no series; leave out --series")
     _check_is_readable(file)
-    with nib.imageglobals.LoggingOutputSuppressor():  # it prints what we say in our own words
-        image = _open(file)
-        shape = _choose_shape(file, image)
-        _check_claimed_size(file, image)
-        index = _choose_volume(file, image.shape, volume)
-        grid, warnings = _read_grid(file, image, shape)
-        data = _read_voxels(file, image, index).reshape(shape)
+    if _ending(file, READABLE) in (".nrrd", ".nhdr"):
+        from segone_napari.data import nrrd
+
+        data, grid, warnings = nrrd.read(file, volume)
+        if not _is_usable(grid.affine):
+            raise BadInput(_bad_affine(file))
+    else:
+        data, grid, warnings = _read_with_nibabel(file, volume)
     data, more_warnings = _without_non_finite(file, data)
     if not may_be_empty:
         _check_shows_something(file, data)
     return Volume(data, grid, file.name, (*warnings, *more_warnings))
+
+
+def is_dicom(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is to be read as DICOM: a folder, or a file that begins as DICOM does."""
+    file = Path(path).expanduser()
+    if os.path.isdir(file):
+        return True
+    return _ending(file, READABLE) is None and signature.is_dicom(file)
+
+
+def says_orientation(volume: Volume) -> bool:
+    """Whether the file that a volume came from said how it lies in the patient."""
+    return volume.grid.sform_code > 0 or volume.grid.qform_code > 0
+
+
+def oriented(volume: Volume, directions: str) -> Volume:
+    """Lay a volume whose file didn't say how it lies as a person says; its centre stays.
+
+    Parameters
+    ----------
+    directions : where the array's axes grow to, such as ``"LPS"``.
+    """
+    affine = np.eye(4)
+    for axis, direction in enumerate(directions):
+        toward = "RAS".find(direction)
+        world, sign = (toward, 1.0) if toward >= 0 else ("LPI".index(direction), -1.0)
+        affine[:3, axis] = 0.0
+        affine[world, axis] = sign * volume.grid.spacing[axis]
+    centre = (np.array(volume.grid.shape) - 1) / 2
+    affine[:3, 3] = nib.affines.apply_affine(volume.affine, centre) - affine[:3, :3] @ centre
+    words = f"{volume.name} doesn't say how it lies in the patient; {directions} was chosen"
+    return Volume(volume.data, Grid(volume.grid.shape, affine), volume.name, (words,))
+
+
+def _read_dicom(path: Path, volume: int | None, series: str | None) -> Volume:
+    from segone_napari.data.dicom.study import open_study, read_series
+
+    study = open_study(path)
+    return read_series(study, study.choose(series), volume)
 
 
 def write(volume: Volume, path: str | os.PathLike[str], *, force: bool = False) -> Path:
@@ -171,15 +228,13 @@ def _ending(file: Path, endings: tuple[str, ...]) -> str | None:
 
 def _check_is_readable(file: Path) -> None:
     """Say what is wrong with a file before any library looks into it."""
-    if os.path.isdir(file):
-        raise BadInput(f"{file} is a folder; name one image file in it")
     if not os.path.exists(file):
         raise BadInput(f"no such file: {file}; check the path")
     ending = _ending(file, READABLE)
     if ending is None:
         raise BadInput(
-            f"{file} is not an image that can be read; use a file that ends in "
-            f"{', '.join(READABLE)}"
+            f"{file} is not an image that can be read; use a DICOM file or folder, or a file that "
+            f"ends in {', '.join(READABLE)}"
         )
     try:
         with file.open("rb") as stream:
@@ -196,6 +251,18 @@ def _check_is_readable(file: Path) -> None:
             f"{file} is not an image: it is not compressed as its name says; "
             "if it is an uncompressed image, take the .gz or z off its name, else export it again"
         )
+
+
+def _read_with_nibabel(
+    file: Path, volume: int | None
+) -> tuple[NDArray[Any], Grid, tuple[str, ...]]:
+    with nib.imageglobals.LoggingOutputSuppressor():  # it prints what we say in our own words
+        image = _open(file)
+        shape = _choose_shape(file, image)
+        _check_claimed_size(file, image)
+        index = _choose_volume(file, image.shape, volume)
+        grid, warnings = _read_grid(file, image, shape)
+        return _read_voxels(file, image, index).reshape(shape), grid, warnings
 
 
 def _open(file: Path) -> Any:
@@ -273,16 +340,10 @@ def _check_claimed_size(file: Path, image: Any) -> None:
 
 def _choose_volume(file: Path, shape: tuple[int, ...], volume: int | None) -> int | None:
     """Return which volume of a 4-D file to take, None for a 3-D file."""
-    count = int(shape[3]) if len(shape) > 3 else 1
-    if volume is None and count > 1:
-        raise BadInput(
-            f"{file} is a 4-D image of {count} volumes; choose one with --volume N, "
-            f"N from 0 to {count - 1}"
-        )
-    if volume is not None and not 0 <= volume < count:
-        holds = f"{count} volumes; use 0 to {count - 1}" if count > 1 else "one volume; use 0"
-        raise BadInput(f"there is no volume {volume} in {file}: it holds {holds}")
-    return (volume or 0) if len(shape) > 3 else None
+    if len(shape) < 4:
+        choose_volume(str(file), 1, volume)
+        return None
+    return choose_volume(str(file), int(shape[3]), volume)
 
 
 def _read_grid(file: Path, image: Any, shape: tuple[int, int, int]) -> tuple[Grid, tuple[str, ...]]:

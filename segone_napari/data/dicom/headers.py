@@ -7,7 +7,6 @@ is listed in seconds. The patient's name and number are compared and forgotten, 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
+
+from segone_napari.data.dicom.signature import starts_as_dicom
 
 Numbers = tuple[float, ...]
 
@@ -135,37 +136,19 @@ class Header:
     remarks: tuple[str, ...] = ()
 
 
-def is_dicom(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is DICOM, by its first bytes; its name says nothing."""
-    try:
-        with Path(path).open("rb") as stream:
-            return _starts_as_dicom(stream)
-    except OSError:
-        return False
-
-
 def read_header(path: Path) -> Header | None:
     """Read what a file says of itself, or return None if it isn't DICOM."""
     try:
         # pydicom warns of every value that bends a rule; what matters is said in our own words.
         with warnings.catch_warnings(), path.open("rb") as stream:
             warnings.simplefilter("ignore")
-            if not _starts_as_dicom(stream):
+            if not starts_as_dicom(stream):
                 return None
             stream.seek(0)
             data = read_partial(stream, _is_past_geometry, force=True, specific_tags=_tags(_WANTED))
             return _header(path, stream, data)
     except _UNREADABLE:
         return Header(path, problem="damaged file")
-
-
-def _starts_as_dicom(stream: BinaryIO) -> bool:
-    start = stream.read(132)
-    if start[128:] == b"DICM":
-        return True
-    # Files from before 1993, and from some programs still, begin with the first element.
-    group, element = start[:2], start[2:4]
-    return group in (b"\x08\x00", b"\x02\x00") and element[1:] == b"\0" and len(start) == 132
 
 
 def _is_past_geometry(tag: BaseTag, vr: str | None, length: int) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from segone_napari.data.choices import ManySeries, choose_volume
 from segone_napari.data.dicom import pixels
 from segone_napari.data.dicom.headers import Header, Plane, read_header
 from segone_napari.data.dicom.stacks import NotAVolume, Stack, arrange, plane_name, split
@@ -142,24 +143,6 @@ class Study:
         return fitting[0]
 
 
-class ManySeries(BadInput):
-    """There is more than one series; `study` has the list to choose from."""
-
-    def __init__(self, study: Study, what: str) -> None:
-        count = len(study.series)
-        numbers = "--series 1" if count == 1 else f"--series N, N from 1 to {count}"
-        super().__init__(f"{what}; choose one with {numbers}")
-        self.study = study
-
-
-class ManyVolumes(BadInput):
-    """There are several volumes in time; `count` says how many."""
-
-    def __init__(self, words: str, count: int) -> None:
-        super().__init__(words)
-        self.count = count
-
-
 def open_study(path: str | os.PathLike[str], *, progress: Progress = no_progress) -> Study:
     """List the series of a folder with all that is in it, or the series that a file belongs to.
 
@@ -177,10 +160,7 @@ def open_study(path: str | os.PathLike[str], *, progress: Progress = no_progress
         if own is not None and own.series_uid:
             headers = [h for h in headers if h.series_uid == own.series_uid]
     if not headers:
-        raise BadInput(
-            f"{chosen} holds no DICOM images ({damaged or 'no'} damaged files); "
-            "choose the folder that the scanner's files are in"
-        )
+        raise BadInput(_no_images(chosen, damaged))
     patients = _patients(headers)
     found, not_listed = _found(headers, patients)
     remarks = []
@@ -204,7 +184,7 @@ def read_series(study: Study, series: Series, volume: int | None = None) -> Volu
     BadInput
         If the pixels can't be decoded.
     """
-    index = _which_volume(series, volume)
+    index = choose_volume(f"the series '{series.name}'", series.volumes, volume)
     data, stack = pixels.read_stack(series.stack, index)
     warnings = [*study.remarks, *series.remarks, *stack.warnings]
     if series.modality not in ("MR", ""):
@@ -219,20 +199,10 @@ def read_series(study: Study, series: Series, volume: int | None = None) -> Volu
     return Volume(data, grid, series.name, tuple(dict.fromkeys(warnings)))
 
 
-def _which_volume(series: Series, volume: int | None) -> int:
-    count = series.volumes
-    if volume is None and count > 1:
-        raise ManyVolumes(
-            f"the series '{series.name}' has {count} volumes; choose one with --volume N, "
-            f"N from 0 to {count - 1}",
-            count,
-        )
-    if volume is not None and not 0 <= volume < count:
-        holds = f"{count} volumes; use 0 to {count - 1}" if count > 1 else "one volume; use 0"
-        raise ManyVolumes(
-            f"there is no volume {volume} in the series '{series.name}': it has {holds}", count
-        )
-    return volume or 0
+def _no_images(path: Path, damaged: int) -> str:
+    what = "is a folder without DICOM images" if path.is_dir() else "holds no DICOM image"
+    lost = f" ({_counted(damaged, 'damaged file', 'damaged files')})" if damaged else ""
+    return f"{path} {what}{lost}; choose one image file, or the folder of a scanner's files"
 
 
 # --- finding files -------------------------------------------------------------------------------
