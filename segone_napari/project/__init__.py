@@ -28,7 +28,7 @@ Knows nothing of Qt, napari or torch, and starts no threads. Arrays are in the v
 **Masks are changed in place.** `put` adopts the array that it is given, so a layer that shows the
 same memory (also through a flipped or transposed view) needs only a refresh of
 ``change.boxes[row_id]``. ``change.added`` and ``change.removed`` say which rows came and went.
-A row that is put again keeps its array.
+A row that is put again keeps its array; a row that undo or redo brings back has a new one.
 
 **The brush.** ``atoms`` are napari's own: the ``value`` of a Labels layer's ``paint`` event is a
 list of (indices, before, after); turn the indices into the volume's axis order first. Leave

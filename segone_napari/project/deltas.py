@@ -1,7 +1,7 @@
 """Which voxels an edit changed, from what to what, in few bytes.
 
-A delta is a list of runs: neighbours in the mask's flat C order that had one value and got
-another. A stroke is some hundred bytes, a whole mask some ten thousand.
+A delta is a list of runs: neighbours along the mask's last axis that had one value and got
+another. A stroke takes some hundred bytes, a whole mask some ten thousand.
 """
 
 from __future__ import annotations
@@ -17,36 +17,39 @@ from segone_napari.volume import EMPTY_BOX, Box
 
 Mask = NDArray[np.uint8]
 Shape = tuple[int, int, int]
+Painted = tuple[Sequence[NDArray[np.int64]], Mask, Mask]
+"""Indices along i, j and k, and the values before and after, all of one length."""
 
-_RUN = np.dtype([("gap", "<u8"), ("length", "<u8"), ("before", "u1"), ("after", "u1")])
+_COLUMNS = (np.dtype("<u8"), np.dtype("<u8"), np.dtype("u1"), np.dtype("u1"))
+_RUN_BYTES = sum(column.itemsize for column in _COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """Changed voxels of one mask.
+    """Changed voxels of one mask, as runs that end with their row at the latest.
 
     Attributes
     ----------
-    indices : (N,) int64, rising, in the flat C order of the mask's shape.
-    before, after : (N,) uint8.
+    starts : (R,) int64, rising, in the flat C order of the mask's shape.
+    lengths : (R,) int64.
+    before, after : (R,) uint8.
     """
 
-    indices: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
     before: Mask
     after: Mask
 
+    def __len__(self) -> int:
+        """How many runs there are; 0 if nothing changes."""
+        return len(self.starts)
+
     def to_bytes(self) -> bytes:
         """Pack it; `from_bytes` undoes it."""
-        starts = _run_starts(self.indices, self.before, self.after)
-        runs = np.empty(len(starts), dtype=_RUN)
-        first = self.indices[starts]
-        runs["length"] = np.diff(starts, append=len(self.indices))
-        runs["gap"] = np.diff(first, prepend=0)
-        runs["before"] = self.before[starts]
-        runs["after"] = self.after[starts]
-        # Column by column: the same bytes follow each other, which packs several times better.
-        columns = b"".join(np.ascontiguousarray(runs[name]).tobytes() for name in _RUN.names or ())
-        return zlib.compress(columns, 1)
+        # Column by column, and starts as gaps: equal bytes follow each other and pack better.
+        values = (np.diff(self.starts, prepend=0), self.lengths, self.before, self.after)
+        columns = zip(values, _COLUMNS, strict=True)
+        return zlib.compress(b"".join(v.astype(dtype).tobytes() for v, dtype in columns), 1)
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> Delta:
@@ -57,88 +60,108 @@ class Delta:
         ValueError, zlib.error
             If the bytes are something else.
         """
-        columns = memoryview(zlib.decompress(packed))
-        count, rest = divmod(len(columns), _RUN.itemsize)
+        data = zlib.decompress(packed)
+        count, rest = divmod(len(data), _RUN_BYTES)
         if rest:
             raise ValueError("not a delta")
-        runs, at = {}, 0
-        for name in _RUN.names or ():
-            dtype = _RUN[name]
-            runs[name] = np.frombuffer(columns, dtype, count, at)
+        columns, at = [], 0
+        for dtype in _COLUMNS:
+            columns.append(np.frombuffer(data, dtype, count, at))
             at += count * dtype.itemsize
-        lengths = runs["length"].astype(np.int64)
-        first = np.cumsum(runs["gap"].astype(np.int64))
-        ends = np.cumsum(lengths)
-        within = np.arange(ends[-1] if count else 0) - np.repeat(ends - lengths, lengths)
-        indices = np.repeat(first, lengths) + within
-        return cls(indices, np.repeat(runs["before"], lengths), np.repeat(runs["after"], lengths))
+        gaps, lengths, before, after = columns
+        return cls(np.cumsum(gaps.astype(np.int64)), lengths.astype(np.int64), before, after)
 
-    def box(self, shape: Shape) -> Box:
-        """The smallest box that holds all changed voxels."""
-        if not len(self.indices):
-            return EMPTY_BOX
-        axes = np.unravel_index(self.indices, shape)
-        i, j, k = (slice(int(axis.min()), int(axis.max()) + 1) for axis in axes)
-        return i, j, k
+    def reversed(self) -> Delta:
+        """The delta that takes this one back."""
+        return Delta(self.starts, self.lengths, self.after, self.before)
 
     def do(self, mask: Mask) -> None:
         """Write the new values into a mask, in place."""
-        _put(mask, self.indices, self.after)
+        self._put(mask, self.after)
 
     def take_back(self, mask: Mask) -> None:
         """Write the former values into a mask, in place."""
-        _put(mask, self.indices, self.before)
+        self._put(mask, self.before)
+
+    def box(self, shape: Shape) -> Box:
+        """The smallest box that holds all changed voxels."""
+        if not len(self):
+            return EMPTY_BOX
+        i, j, k = np.unravel_index(self.starts, shape)
+        return (
+            slice(int(i.min()), int(i.max()) + 1),
+            slice(int(j.min()), int(j.max()) + 1),
+            slice(int(k.min()), int((k + self.lengths).max())),
+        )
+
+    def indices(self) -> NDArray[np.int64]:
+        """The changed voxels, rising, in the flat C order of the mask's shape."""
+        ends = np.cumsum(self.lengths)
+        total = int(ends[-1]) if len(self) else 0
+        return np.arange(total) + np.repeat(self.starts - ends + self.lengths, self.lengths)
+
+    def _put(self, mask: Mask, values: Mask) -> None:
+        voxels = np.repeat(values, self.lengths)
+        if mask.flags.c_contiguous:
+            mask.reshape(-1)[self.indices()] = voxels
+        else:  # a flipped or transposed view of a layer's array, which reshape would copy
+            mask[np.unravel_index(self.indices(), mask.shape)] = voxels
+
+
+def no_delta() -> Delta:
+    """The delta of an edit that changes no voxel."""
+    nowhere, nothing = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8)
+    return Delta(nowhere, nowhere, nothing, nothing)
 
 
 def delta_between(mask: Mask, values: Mask, box: Box) -> Delta:
     """What has to change in `mask` so that its part in `box` becomes `values`."""
     part = mask[box]
-    changed = np.nonzero(part != values)
-    return Delta(_flat(changed, box, mask.shape), part[changed], values[changed])
+    # Both values in one number. Where they differ it isn't 0, where they are equal it is made so.
+    both = part.astype(np.uint16) << 8
+    both |= values
+    both *= part != values
+    return _runs_of(both, box, mask.shape)
 
 
-def delta_of_atoms(
-    atoms: Sequence[tuple[Sequence[NDArray[np.int64]], Mask, Mask]], shape: Shape
-) -> Delta:
+def delta_from_nothing(mask: Mask, box: Box) -> Delta:
+    """The delta that makes `mask`, which is empty outside `box`, out of an empty mask."""
+    return _runs_of(mask[box], box, mask.shape)
+
+
+def delta_of_painted(atoms: Sequence[Painted], shape: Shape) -> Delta:
     """Join painted pieces, in the order in which they were painted, into one delta.
 
-    Each atom is (indices along i, j, k, values before, values after). Where one voxel was painted
-    several times, the first ``before`` and the last ``after`` count.
+    Where one voxel was painted several times, the first value before and the last after count.
     """
     if not atoms:
-        return _nothing()
+        return no_delta()
     flat = np.concatenate([np.ravel_multi_index(tuple(where), shape) for where, _, _ in atoms])
     before = np.concatenate([old for _, old, _ in atoms])
     after = np.concatenate([new for _, _, new in atoms])
     indices, first = np.unique(flat, return_index=True)
     _, from_end = np.unique(flat[::-1], return_index=True)
-    last = len(flat) - 1 - from_end
-    is_changed = before[first] != after[last]
-    return Delta(indices[is_changed], before[first][is_changed], after[last][is_changed])
-
-
-def all_of(mask: Mask, box: Box) -> Delta:
-    """The delta that makes `mask`, which is empty outside `box`, out of an empty mask."""
-    part = mask[box]
-    inside = np.nonzero(part)
-    after = part[inside]
-    return Delta(_flat(inside, box, mask.shape), np.zeros_like(after), after)
-
-
-def reversed_delta(delta: Delta) -> Delta:
-    """The delta that takes this one back."""
-    return Delta(delta.indices, delta.after, delta.before)
+    before, after = before[first], after[len(flat) - 1 - from_end]
+    is_changed = before != after
+    indices, before, after = indices[is_changed], before[is_changed], after[is_changed]
+    is_start = np.ones(len(indices), dtype=bool)
+    is_start[1:] = np.diff(indices) != 1
+    is_start |= indices % shape[2] == 0
+    is_start[1:] |= (before[1:] != before[:-1]) | (after[1:] != after[:-1])
+    starts = np.flatnonzero(is_start)
+    lengths = np.diff(starts, append=len(indices))
+    return Delta(indices[starts], lengths, before[starts], after[starts])
 
 
 def bounding_box(mask: Mask) -> Box:
     """The smallest box that holds all of a mask."""
-    box = []
+    box = [slice(None)] * 3
     for axis in range(3):
         others = tuple({0, 1, 2} - {axis})
-        hit = np.flatnonzero(mask.any(axis=others))
+        hit = np.flatnonzero(mask[tuple(box)].any(axis=others))
         if not len(hit):
             return EMPTY_BOX
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
+        box[axis] = slice(int(hit[0]), int(hit[-1]) + 1)
     return box[0], box[1], box[2]
 
 
@@ -155,32 +178,29 @@ def joined(first: Box, second: Box) -> Box:
     return i, j, k
 
 
+def _runs_of(values: NDArray[np.uint8 | np.uint16], box: Box, shape: tuple[int, ...]) -> Delta:
+    """Runs of equal values that aren't 0: the value before in the high byte, after in the low."""
+    rows, columns, length = values.shape
+    if not values.size:
+        return no_delta()
+    # A 0 behind each row, so that no run goes on in the next; and one before the first.
+    fenced = np.zeros(1 + rows * columns * (length + 1), dtype=values.dtype)
+    fenced[1:].reshape(rows, columns, length + 1)[..., :length] = values
+    edges = np.flatnonzero(fenced[1:] != fenced[:-1])
+    starts, ends = edges[:-1], edges[1:]
+    found = fenced[1:][starts]
+    is_run = found != 0
+    starts, ends, found = starts[is_run], ends[is_run], found[is_run]
+    row, k = np.divmod(starts, length + 1)
+    i, j = np.divmod(row, columns)
+    flat = np.ravel_multi_index((i + box[0].start, j + box[1].start, k + box[2].start), shape)
+    return Delta(
+        flat.astype(np.int64, copy=False),
+        (ends - starts).astype(np.int64, copy=False),
+        (found.astype(np.uint16) >> 8).astype(np.uint8),
+        (found & 0xFF).astype(np.uint8),
+    )
+
+
 def _is_empty(box: Box) -> bool:
     return any(part.stop <= part.start for part in box)
-
-
-def _nothing() -> Delta:
-    none = np.zeros(0, dtype=np.uint8)
-    return Delta(np.zeros(0, dtype=np.int64), none, none)
-
-
-def _flat(
-    where: tuple[NDArray[np.int64], ...], box: Box, shape: tuple[int, ...]
-) -> NDArray[np.int64]:
-    moved = tuple(axis + part.start for axis, part in zip(where, box, strict=True))
-    return np.ravel_multi_index(moved, shape).astype(np.int64, copy=False)
-
-
-def _put(mask: Mask, indices: NDArray[np.int64], values: Mask) -> None:
-    if mask.flags.c_contiguous:
-        mask.reshape(-1)[indices] = values
-    else:  # a flipped or transposed view of a layer's array: reshape would copy it
-        mask[np.unravel_index(indices, mask.shape)] = values
-
-
-def _run_starts(indices: NDArray[np.int64], before: Mask, after: Mask) -> NDArray[np.int64]:
-    if not len(indices):
-        return np.zeros(0, dtype=np.int64)
-    is_new = np.ones(len(indices), dtype=bool)
-    is_new[1:] = (np.diff(indices) != 1) | (before[1:] != before[:-1]) | (after[1:] != after[:-1])
-    return np.flatnonzero(is_new)

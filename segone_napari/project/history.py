@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from segone_napari.project.case import Case, OpenCase
 from segone_napari.project.deltas import (
     Mask,
+    Painted,
     Shape,
-    all_of,
     bounding_box,
     delta_between,
-    delta_of_atoms,
-    reversed_delta,
+    delta_from_nothing,
+    delta_of_painted,
+    joined,
+    no_delta,
 )
 from segone_napari.project.journal import NotSaved, why_not_saved
 from segone_napari.project.records import Edit, Part, RecordKind, Work
@@ -175,7 +177,7 @@ class EditHistory:
                 break
             if edit.kind in BY_HAND:
                 part = next(part for part in edit.parts if part.row_id == row_id)
-                slices.update(np.unravel_index(part.delta().indices, shape)[axis].tolist())
+                slices.update(np.unravel_index(part.delta().indices(), shape)[axis].tolist())
         return tuple(sorted(slices))
 
     # Edits ---------------------------------------------------------------------------------
@@ -201,18 +203,24 @@ class EditHistory:
         """
         with self._lock:
             self._refuse_locked([row.id for row, _ in entries if row.id])
-            adopted: dict[int, Mask] = {}
-            parts = []
-            for row, mask in entries:
-                mask = self._as_mask(mask)
+            changes = [(row, self._as_mask(mask)) for row, mask in entries]
+            new_id, position = self._work.next_id, len(self._work.rows)
+            parts, there = [], {}
+            for row, mask in changes:
                 if row.id:
-                    parts.append(self._part_of(replace_mask=mask, box=None, row=row))
-                else:
-                    row = replace(row, id=self._work.next_id + len(adopted))
-                    adopted[row.id] = mask if mask.flags.writeable else mask.copy()
-                    parts.append(self._new_part(row, mask, len(self._work.rows) + len(adopted) - 1))
+                    box = self._box_of_both(row.id, mask)
+                    parts.append(self._part_of(row, mask[box], box))
+                    continue
+                row = replace(row, id=new_id + len(there))
+                parts.append(self._new_part(row, mask, position + len(there)))
+                there[row.id] = mask if mask.flags.writeable else mask.copy()
+            for row, mask in changes:
+                if row.id:
+                    there[row.id] = self._work.masks[row.id]
+                    box = self._box_of_both(row.id, mask)
+                    there[row.id][box] = mask[box]
             names = ", ".join(row.name for row, _ in entries)
-            return self._do(kind, words or f"{WORDS[kind]} {names}", parts, adopted)
+            return self._do(kind, words or f"{WORDS[kind]} {names}", parts, there)
 
     def record(
         self, row_id: int, atoms: Sequence[Atom], *, kind: Kind = "brush", words: str = ""
@@ -227,12 +235,12 @@ class EditHistory:
         with self._lock:
             shape = self._work.shape
             row, mask = self.row(row_id), self._work.masks[row_id]
-            delta = delta_of_atoms([_as_atom(atom) for atom in atoms], shape)
+            delta = delta_of_painted([_as_painted(atom) for atom in atoms], shape)
             if row.state == "accepted":
                 delta.take_back(mask)
                 what = f"{kind} on {row.name}"
                 raise _locked([row], Change(kind, what, {row_id: delta.box(shape)}))
-            if not len(delta.indices):
+            if not len(delta):
                 return None
             part = Part(row, row, self._position(row_id), delta.box(shape), delta.to_bytes())
             return self._do(kind, words or f"{WORDS[kind]} {row.name}", [part])
@@ -262,10 +270,16 @@ class EditHistory:
         with self._lock:
             row = self.row(row_id)
             self._refuse_locked([row_id])
-            part = self._part_of(replace_mask=values, box=box, row=row)
+            mask = self._work.masks[row_id]
+            values = _as_uint8(values, (mask if box is None else mask[box]).shape, row.name)
+            if box is None:
+                box = self._box_of_both(row_id, values)
+                values = values[box]
+            part = self._part_of(row, values, box)
             if part.box == EMPTY_BOX:
                 return None
-            return self._do(kind, words or f"{WORDS[kind]} {row.name}", [part])
+            mask[box] = values
+            return self._do(kind, words or f"{WORDS[kind]} {row.name}", [part], {row_id: mask})
 
     def set_row(self, row: Row, *, words: str = "") -> Change | None:
         """Change facts of a row: accept it, make it a draft again, rename it, colour it.
@@ -297,10 +311,10 @@ class EditHistory:
         with self._lock:
             row = self.row(row_id)
             self._refuse_locked([row_id])
-            delta = all_of(self._work.masks[row_id], self._work.extents[row_id])
+            delta = delta_from_nothing(self._work.masks[row_id], self._work.extents[row_id])
             box = delta.box(self._work.shape)
             position = self._position(row_id)
-            part = Part(row, None, position, box, reversed_delta(delta).to_bytes())
+            part = Part(row, None, position, box, delta.reversed().to_bytes())
             return self._do("row", f"removal of {row.name}", [part])
 
     def undo(self) -> Change | None:
@@ -373,39 +387,30 @@ class EditHistory:
         kind: Kind,
         words: str,
         parts: Sequence[Part],
-        adopted: Mapping[int, Mask] | None = None,
+        there: Mapping[int, Mask] | None = None,
     ) -> Change:
         edit = Edit(kind, words, time.time(), tuple(parts))
-        change = self._work.do(edit, adopted)
+        change = self._work.do(edit, there)
         self._write(RecordKind.EDIT, edit.to_bytes())
         return change
 
     def _new_part(self, row: Row, mask: Mask, position: int) -> Part:
-        delta = all_of(mask, bounding_box(mask))
+        delta = delta_from_nothing(mask, bounding_box(mask))
         return Part(None, row, position, delta.box(self._work.shape), delta.to_bytes())
 
-    def _part_of(self, *, replace_mask: Mask, box: Box | None, row: Row) -> Part:
-        """What turns a row that is there into `row` with these voxels."""
-        old = self.row(row.id)
-        mask = self._work.masks[row.id]
-        box = box or _whole(self._work.shape)
-        values = np.asarray(replace_mask)
-        if values.shape != mask[box].shape:
-            raise BadInput(
-                f"voxels of shape {values.shape} for a part of shape {mask[box].shape} of "
-                f"'{row.name}'; a mask must have the image's own grid"
-            )
-        delta = delta_between(mask, values.astype(np.uint8, copy=False), box)
+    def _part_of(self, row: Row, values: Mask, box: Box) -> Part:
+        """What turns a row that is there into `row` with these voxels in `box`."""
+        delta = delta_between(self._work.masks[row.id], values, box)
         changed = delta.box(self._work.shape)
+        old = self.row(row.id)
         return Part(old, row, self._position(row.id), changed, delta.to_bytes())
 
     def _as_mask(self, mask: NDArray[Any]) -> Mask:
-        if mask.shape != self._work.shape:
-            raise BadInput(
-                f"a mask of shape {mask.shape} for an image of {self._work.shape}; "
-                "a mask must have the image's own grid"
-            )
-        return mask.astype(np.uint8, copy=False)
+        return _as_uint8(mask, self._work.shape, "a row")
+
+    def _box_of_both(self, row_id: int, values: Mask) -> Box:
+        """A box outside of which neither the row's mask nor its new voxels have anything."""
+        return joined(self._work.extents[row_id], bounding_box(values))
 
     def _position(self, row_id: int) -> int:
         return next(n for n, row in enumerate(self._work.rows) if row.id == row_id)
@@ -469,16 +474,20 @@ class EditHistory:
             self._on_problem(problem)
 
 
-_NO_VOXELS = delta_of_atoms([], (1, 1, 1)).to_bytes()
+_NO_VOXELS = no_delta().to_bytes()
 
 
 def _raise(problem: NotSaved) -> None:
     raise problem
 
 
-def _whole(shape: Shape) -> Box:
-    i, j, k = (slice(0, size) for size in shape)
-    return i, j, k
+def _as_uint8(values: NDArray[Any], shape: tuple[int, ...], name: str) -> Mask:
+    if values.shape != shape:
+        raise BadInput(
+            f"voxels of shape {values.shape} came for {shape} of {name}; "
+            "a mask must have the image's own grid"
+        )
+    return values.astype(np.uint8, copy=False)
 
 
 def _locked(rows: Sequence[Row], change: Change) -> RowLocked:
@@ -488,7 +497,7 @@ def _locked(rows: Sequence[Row], change: Change) -> RowLocked:
     )
 
 
-def _as_atom(atom: Atom) -> tuple[Sequence[NDArray[np.int64]], Mask, Mask]:
+def _as_painted(atom: Atom) -> Painted:
     """An atom whose values have the shape of its indices."""
     where, before, after = atom
     indices = [np.ravel(np.asarray(axis, dtype=np.int64)) for axis in where]

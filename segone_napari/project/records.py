@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from segone_napari.project.deltas import Delta, Mask, Shape, all_of, joined
+from segone_napari.project.deltas import Delta, Mask, Shape, delta_from_nothing, joined
 from segone_napari.project.values import Change, Kind, Row
 from segone_napari.volume import EMPTY_BOX, Box
 
@@ -124,6 +124,7 @@ class Work:
     done: list[Edit] = field(default_factory=list)
     undone: list[Edit] = field(default_factory=list)
     next_id: int = 1
+    _blobs: dict[int, bytes] = field(default_factory=dict)
 
     def row(self, row_id: int) -> Row | None:
         """The row of this id, if it is there."""
@@ -158,27 +159,27 @@ class Work:
         elif kind == RecordKind.REDO:
             self.done.append(self.undone.pop())
 
-    def do(self, edit: Edit, adopted: Mapping[int, Mask] | None = None) -> Change:
+    def do(self, edit: Edit, there: Mapping[int, Mask] | None = None) -> Change:
         """Do a new edit; what was undone before it can't be done again.
 
         Parameters
         ----------
-        adopted : by new row, the array that becomes its mask, its voxels already in it.
+        there : by row, masks that already have the new voxels; a new row takes over its array.
         """
-        change = self._apply(edit, is_forward=True, adopted=adopted or {})
+        change = self._apply(edit, is_forward=True, there=there or {})
         self.done.append(edit)
         self.undone.clear()
         return change
 
     def undo(self) -> Change:
         """Take the last edit back."""
-        change = self._apply(self.done[-1], is_forward=False, adopted={})
+        change = self._apply(self.done[-1], is_forward=False, there={})
         self.undone.append(self.done.pop())
         return change
 
     def redo(self) -> Change:
         """Do the edit again that was taken back last."""
-        change = self._apply(self.undone[-1], is_forward=True, adopted={})
+        change = self._apply(self.undone[-1], is_forward=True, there={})
         self.done.append(self.undone.pop())
         return change
 
@@ -198,8 +199,7 @@ class Work:
             "next_id": self.next_id,
             **more,
         }
-        blobs = [all_of(self.masks[row.id], self.extents[row.id]).to_bytes() for row in self.rows]
-        return packed(header, blobs)
+        return packed(header, [self._blob(row.id) for row in self.rows])
 
     def set_state(self, content: bytes) -> None:
         """Take over what `state` gave; no edit can be undone after that."""
@@ -207,7 +207,7 @@ class Work:
         if tuple(header["shape"]) != self.shape:
             raise ValueError(f"a state of shape {header['shape']} for a grid of {self.shape}")
         self.rows = [Row.from_json(values) for values in header["rows"]]
-        self.masks, self.extents = {}, {}
+        self.masks, self.extents, self._blobs = {}, {}, {}
         for row, box, blob in zip(self.rows, header["extents"], blobs, strict=True):
             self.masks[row.id] = np.zeros(self.shape, dtype=np.uint8)
             Delta.from_bytes(blob).do(self.masks[row.id])
@@ -216,11 +216,18 @@ class Work:
         self.next_id = int(header["next_id"])
         self.done, self.undone = [], []
 
-    def _apply(self, edit: Edit, *, is_forward: bool, adopted: Mapping[int, Mask]) -> Change:
+    def _blob(self, row_id: int) -> bytes:
+        """A mask as bytes, kept until it changes."""
+        if row_id not in self._blobs:
+            delta = delta_from_nothing(self.masks[row_id], self.extents[row_id])
+            self._blobs[row_id] = delta.to_bytes()
+        return self._blobs[row_id]
+
+    def _apply(self, edit: Edit, *, is_forward: bool, there: Mapping[int, Mask]) -> Change:
         there_before = {row.id for row in self.rows}
         # Backwards in turn: rows go back to the places that they had in the list.
         for part in edit.parts if is_forward else reversed(edit.parts):
-            self._apply_part(part, is_forward, adopted)
+            self._apply_part(part, is_forward, there)
         there_now = {row.id for row in self.rows}
         return Change(
             edit.kind,
@@ -230,20 +237,23 @@ class Work:
             tuple(sorted(there_before - there_now)),
         )
 
-    def _apply_part(self, part: Part, is_forward: bool, adopted: Mapping[int, Mask]) -> None:
+    def _apply_part(self, part: Part, is_forward: bool, there: Mapping[int, Mask]) -> None:
         row_id = part.row_id
         old, new = (part.before, part.after) if is_forward else (part.after, part.before)
+        if part.box != EMPTY_BOX:
+            self._blobs.pop(row_id, None)
         if old is None:
             assert new is not None
             self.rows.insert(part.position, new)
-            mask = adopted.get(row_id)
+            mask = there.get(row_id)
             self.masks[row_id] = np.zeros(self.shape, np.uint8) if mask is None else mask
             self.next_id = max(self.next_id, row_id + 1)
         if new is None:
             del self.rows[self._index(row_id)], self.masks[row_id], self.extents[row_id]
+            self._blobs.pop(row_id, None)
             return
         self.rows[self._index(row_id)] = new
-        if row_id not in adopted:
+        if row_id not in there:
             delta = part.delta()
             (delta.do if is_forward else delta.take_back)(self.masks[row_id])
         self.extents[row_id] = joined(self.extents.get(row_id, EMPTY_BOX), part.box)
