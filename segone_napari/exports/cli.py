@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder of its DICOM series, for a DICOM segmentation",
     )
     parser.add_argument(
+        "--series", metavar="N|UID", help="which series, where IMAGE is a folder of several"
+    )
+    parser.add_argument(
         "--only",
         metavar="NAME",
         action="append",
@@ -68,12 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Do what ``segone export`` says."""
     row = registry.format_for(args.output, args.format)
-    image = formats.read(args.image) if row.needs_image and args.image else None
+    wants_image = row.needs_image and args.image is not None
+    image = formats.read(args.image, series=args.series) if wants_image else None
     segments = read_segments(args.masks, grid=image.grid if image else None, table=args.table)
     content = Content(
         segments=tuple(pick(segments, args.only) if args.only else segments),
         image=image,
-        image_files=(args.image,) if args.image else (),
+        image_files=_image_files(args),
         subject=args.subject,
         deidentify=args.deidentify,
     )
@@ -82,3 +86,17 @@ def run(args: argparse.Namespace) -> None:
         content = provenance.remembered(content, record)
     for path in registry.write(content, args.output, name=row.name, force=args.force):
         print(f"wrote {path}")
+
+
+def _image_files(args: argparse.Namespace) -> tuple[Path, ...]:
+    """Name the image's file, or the files of the series that was chosen.
+
+    Of several series with none chosen, the one that fits the masks is found later.
+    """
+    if args.image is None:
+        return ()
+    if args.series is None or not formats.is_dicom(args.image):
+        return (args.image,)
+    from segone_napari.data.dicom.study import open_study
+
+    return tuple(dict.fromkeys(open_study(args.image).choose(args.series).files()))

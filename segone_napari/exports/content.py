@@ -79,7 +79,7 @@ class Content:
     ----------
     segments : in the order in which they are numbered, from 1.
     image : the MRI on the segments' grid, for its intensities.
-    image_files : the file that the MRI was read from, or all files of its DICOM series.
+    image_files : the file that the MRI was read from, or the folder or files of its DICOM series.
     system, checkpoint : what made the masks; empty where nobody knows.
     options : how they were made (preset, seed), as names and values.
     subject : the label of the person in BIDS ("01"); taken from the image's name if empty.

@@ -64,7 +64,8 @@ def read_series(paths: Iterable[Path], grid: Grid | None = None) -> list[Dataset
 
     Parameters
     ----------
-    paths : files, or folders that are searched with all of theirs.
+    paths : files, or folders that are searched with all of theirs. One file alone stands for its
+        series in the same folder.
     grid : of several series, the one that has these voxels is taken.
 
     Raises
@@ -72,11 +73,13 @@ def read_series(paths: Iterable[Path], grid: Grid | None = None) -> list[Dataset
     BadInput
         If there is no series of slices, or several and none or more than one fits the grid.
     """
-    paths = [Path(path) for path in paths]
+    paths, uid = [Path(path) for path in paths], ""
+    if len(paths) == 1 and paths[0].is_file() and (one := _read_header(paths[0])):
+        paths, uid = [paths[0].parent], str(one.SeriesInstanceUID)
     series: dict[str, list[Dataset]] = {}
     for file in _files(paths):
         header = _read_header(file)
-        if header is not None:
+        if header is not None and uid in ("", header.SeriesInstanceUID):
             series.setdefault(str(header.SeriesInstanceUID), []).append(header)
     named = ", ".join(str(path) for path in paths[:1]) or "nothing"
     if not series:
@@ -91,7 +94,7 @@ def read_series(paths: Iterable[Path], grid: Grid | None = None) -> list[Dataset
         which = "none" if not found else "more than one"
         raise BadInput(
             f"{named} holds {len(series)} series, and {which} of them has the masks' voxels; "
-            "name the folder of the right one alone"
+            "name the folder of the right one alone, or say which with --series"
         )
     _check_frame_of_reference(found[0], named)
     return found[0]

@@ -81,7 +81,8 @@ def _read(path: Path, table: Path | None) -> list[Segment]:
     if name.endswith(NRRD_ENDINGS):
         from segone_napari.exports import seg_nrrd
 
-        return seg_nrrd.read(path)
+        if name.endswith(seg_nrrd.ENDING) or seg_nrrd.is_segmentation(path):
+            return seg_nrrd.read(path)
     if name.endswith(formats.READABLE):
         return label_map.read_label_map(path, table=table)
     from segone_napari.exports import dicom_seg

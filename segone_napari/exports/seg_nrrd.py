@@ -135,6 +135,15 @@ def _triple(code: Code | None) -> str:
 # --- reading ------------------------------------------------------------------------------------
 
 
+def is_segmentation(path: Path) -> bool:
+    """Whether an NRRD file says which segments it holds."""
+    try:
+        with path.open("rb") as stream:
+            return "Segment0_ID" in nrrd.read_header(stream)
+    except (nrrd.NRRDError, OSError, ValueError, KeyError):
+        return False
+
+
 def read(path: Path) -> list[Segment]:
     """Read each segment of a ``.seg.nrrd`` file as a mask on the file's own grid.
 
