@@ -70,8 +70,9 @@ def measure(folder: Path, strokes: int, times: Times) -> dict[str, int]:
             history.record(row_id, [atom])
         with timed(times, "sync, beside the window"):
             history.sync()
+    result = ellipsoid(90)
     with timed(times, "replace by a new result"):
-        history.edit(row_id, ellipsoid(90), kind="result")
+        history.edit(row_id, result, kind="result")
     with timed(times, "undo of that"):
         history.undo()
     recorded = history.undo_count - 1  # a stroke that erased nothing is no edit
