@@ -115,6 +115,8 @@ class SyntheticConfig:
     """How far the centre may be off (standard deviation; 0.6 of it from left to right)."""
     position_scaling: float = 0.06
     """By how much of themselves the positions may be off."""
+    lost_share: float = 0.1
+    """Share of images whose centre is three times as far off, as that of a cropped head."""
     t1_share: float = 0.5
     """Share of images that look like a T1; the others look like one of `other_looks`."""
     other_looks: tuple[str, ...] = ("T2", "FLAIR", "FLAIR", "PD", "random")
@@ -122,6 +124,10 @@ class SyntheticConfig:
     stripped_share: float = 0.45
     thick_share: float = 0.2
     thickest_mm: float = 6.5
+    cropped_share: float = 0.1
+    """Share of images that the edge of the field of view cuts."""
+    ghost_share: float = 0.1
+    """Share of images with ghosts of motion."""
 
 
 class Slabs(NamedTuple):
@@ -360,10 +366,13 @@ def generate(
     # 3. What a scanner makes of it.
     brightness = _brightness(maps, tissue, config, draw)  # (B, K, H, W)
     slices = torch.einsum("bsk,bkhw->bshw", weights, brightness)  # (B, S, H, W)
-    slices = _scan(slices, is_stripped, draw)
+    slices = _scan(slices, is_stripped, config, draw)
+    is_shown = _field_of_view(config, count, draw)  # (B, H, W)
+    slices, labels = slices * is_shown[:, None], labels * is_shown
     # 4. Where every pixel lies, as well as it can be known from an image.
     jitter = draw.normal(count, 1, 1, 3) * config.position_jitter_mm
     jitter[..., 0] *= 0.6
+    jitter *= torch.where(draw.uniform(count, 1, 1, 1) < config.lost_share, 3.0, 1.0)
     scale = 1 + config.position_scaling * draw.normal(count, 1, 1, 3)
     position = (centred[:, middle] * scale + jitter) / POSITION_SCALE_MM  # (B, H, W, 3)
     return Slabs(torch.cat([slices, position.permute(0, 3, 1, 2)], dim=1), labels)
@@ -536,12 +545,13 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     return mean[sample, tissue] + spread[sample, tissue] * draw.normal(*tissue.shape)
 
 
-def _scan(slices: Tensor, is_stripped: Tensor, draw: _Draw) -> Tensor:
+def _scan(slices: Tensor, is_stripped: Tensor, config: SyntheticConfig, draw: _Draw) -> Tensor:
     """Blur, lower the resolution, add a bias field, gamma and noise, normalise: (B, S, H, W)."""
     count, _, height, width = slices.shape
-    slices = _blur(slices, draw.uniform(count, 2, low=0.05, high=1.1))
+    # half a millimetre of blur is half a millimetre at any size of the pixels
+    slices = _blur(slices, draw.uniform(count, 2, low=0.05, high=2.2 / config.pixel_mm))
     if draw.happens(0.3):
-        factor = draw.uniform(2, low=1.0, high=3.0).tolist()
+        factor = draw.uniform(2, low=1.0, high=6.0 / config.pixel_mm).tolist()
         small = (round(height / factor[0]), round(width / factor[1]))
         slices = F.interpolate(slices, small, mode="area")
         slices = F.interpolate(slices, (height, width), mode="bilinear")
@@ -549,11 +559,36 @@ def _scan(slices: Tensor, is_stripped: Tensor, draw: _Draw) -> Tensor:
     bias = F.interpolate(draw.normal(count, 1, 4, 4) * strength, (height, width), mode="bicubic")
     slices = slices.clamp_min(0) * bias.exp()
     slices = slices.pow((0.25 * draw.normal(count, 1, 1, 1)).exp())
-    level = draw.uniform(count, 1, 1, 1, high=0.07)
+    slices = _ghosts(slices, config, draw)
+    level = 0.13 * draw.uniform(count, 1, 1, 1) ** 2
     noise = level * draw.normal(*slices.shape)
-    is_clean_air = is_stripped[:, None, None, None] & (slices < 0.02)
+    is_masked = is_stripped & (draw.uniform(count) < 0.8)
+    is_clean_air = is_masked[:, None, None, None] & (slices < 0.02)
     slices = (slices + noise.masked_fill(is_clean_air, 0)).abs()
     return slices / bright_end(slices) * draw.uniform(count, 1, 1, 1, low=0.75, high=1.2)
+
+
+def _ghosts(slices: Tensor, config: SyntheticConfig, draw: _Draw) -> Tensor:
+    """Add faint shifted copies along rows or columns, as of a head that moved."""
+    strength = 0.3 * draw.uniform(len(slices), 1, 1, 1)
+    strength *= draw.uniform(len(slices), 1, 1, 1) < config.ghost_share
+    axis = 2 + int(draw.integers(1, 2))
+    shift = int(draw.integers(1, slices.shape[axis]))
+    return (1 - strength) * slices + strength * slices.roll(shift, axis)
+
+
+def _field_of_view(config: SyntheticConfig, count: int, draw: _Draw) -> Tensor:
+    """What lies inside the field of view (B, H, W): of some images, one side is cut off."""
+    size = torch.tensor([config.height, config.width], device=draw.device)
+    across = draw.integers(count, 2)  # (B,): whether rows or columns are cut
+    cut = 0.4 * draw.uniform(count) * (draw.uniform(count) < config.cropped_share)
+    share = torch.where(draw.uniform(count) < 0.5, cut, -cut)  # from which side
+    rows = torch.arange(config.height, device=draw.device)[None, :, None]
+    columns = torch.arange(config.width, device=draw.device)[None, None, :]
+    place = torch.where(across[:, None, None] == 0, rows, columns)  # (B, H, W)
+    first = (share.clamp_min(0) * size[across])[:, None, None]
+    last = ((1 + share.clamp_max(0)) * size[across])[:, None, None]
+    return (place >= first) & (place < last)
 
 
 def bright_end(slices: Tensor) -> Tensor:
@@ -569,10 +604,11 @@ def bright_end(slices: Tensor) -> Tensor:
 def _blur(slices: Tensor, sigma: Tensor) -> Tensor:
     """Blur (B, S, H, W) by Gaussians of sigma (B, 2) pixels along rows and columns."""
     count, depth, height, width = slices.shape
-    taps = torch.arange(-3, 4, device=slices.device)
-    kernel = torch.exp(-0.5 * (taps / sigma[..., None]) ** 2)  # (B, 2, 7)
+    reach = math.ceil(2.5 * float(sigma.max()))
+    taps = torch.arange(-reach, reach + 1, device=slices.device)
+    kernel = torch.exp(-0.5 * (taps / sigma[..., None]) ** 2)  # (B, 2, K)
     kernel = (kernel / kernel.sum(2, keepdim=True)).repeat_interleave(depth, 0)[:, :, None]
     flat = slices.reshape(1, count * depth, height, width)
-    flat = F.conv2d(flat, kernel[:, 0, :, :, None], padding=(3, 0), groups=count * depth)
-    flat = F.conv2d(flat, kernel[:, 1, :, None, :], padding=(0, 3), groups=count * depth)
+    flat = F.conv2d(flat, kernel[:, 0, :, :, None], padding=(reach, 0), groups=count * depth)
+    flat = F.conv2d(flat, kernel[:, 1, :, None, :], padding=(0, reach), groups=count * depth)
     return flat.reshape(slices.shape)

