@@ -10,7 +10,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -88,7 +88,7 @@ class Plane:
     is_tile : whether it is part of a mosaic, of which each file is one volume.
     """
 
-    path: Path
+    path: Path = field(repr=False)  # scanners write patients' names into file names
     frame: int
     instance: int
     size: tuple[int, int]
@@ -119,7 +119,7 @@ class Header:
     remarks : sentences on what is unusual about the file.
     """
 
-    path: Path
+    path: Path = field(repr=False)  # scanners write patients' names into file names
     patient: str = ""
     study_uid: str = ""
     series_uid: str = ""
@@ -212,7 +212,7 @@ def _without_name(description: str, name: str) -> str:
 
 def _why_no_image(data: Dataset) -> str:
     """Name what the file is, if it isn't an image of one grey value a pixel."""
-    kind = UID(str(data.get("SOPClassUID", ""))).name
+    kind = _kind(data)
     if "Directory" in kind:
         return "directory"
     for word, name in _KINDS:
@@ -224,6 +224,13 @@ def _why_no_image(data: Dataset) -> str:
     if _integer(data.get("SamplesPerPixel"), 1) > 1 or not colours.startswith("MONOCHROME"):
         return "colour picture"
     return ""
+
+
+def _kind(data: Dataset) -> str:
+    """Return the standard's name of the kind of object."""
+    # A DICOMDIR says what it is in front of the data only.
+    meta = data.file_meta.get("MediaStorageSOPClassUID", "")
+    return UID(str(data.get("SOPClassUID", meta))).name
 
 
 def _planes(path: Path, stream: BinaryIO, data: Dataset) -> tuple[Plane, ...]:

@@ -146,7 +146,7 @@ def _rescaled(pixels: NDArray[Any], data: Dataset, frame: int) -> NDArray[Any]:
 
 def _raise_if_undecodable(path: Path, error: Exception) -> None:
     """Raise in our own words if it is the coding that can't be read, and not this one file."""
-    meta = pydicom.filereader.read_file_meta_info(path)
+    meta = pydicom.dcmread(path, force=True, specific_tags=[0x00080016]).file_meta
     syntax = UID(str(meta.get("TransferSyntaxUID", "")))
     if not syntax or (not syntax.is_transfer_syntax and not syntax.is_private):
         return

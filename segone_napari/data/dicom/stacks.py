@@ -31,7 +31,9 @@ _EVEN = 0.05
 _UPRIGHT_PIXELS = 0.25
 # More slices than this share of the real ones are not made up.
 _MOST_INVENTED = 1.0
+# A gap wider than this many usual ones, or than this in mm, parts two things.
 _WIDEST_GAP = 6.0
+_WIDEST_GAP_MM = 30.0
 
 
 class NotAVolume(BadInput):
@@ -345,14 +347,14 @@ def _time_key(places: list[list[Plane]], count: int) -> Callable[[Plane], Any]:
 def _steps(depths: NDArray[np.float64]) -> tuple[float, int, list[str]]:
     """Return the slice distance of the grid, its number of slices, and what was irregular."""
     gaps = np.diff(depths)
-    mean = float(depths[-1] / (len(depths) - 1))
-    if np.abs(depths - mean * np.arange(len(depths))).max() <= max(0.02, _EVEN * mean):
-        return mean, len(depths), []
     usual = float(np.median(gaps))
-    if gaps.max() > _WIDEST_GAP * usual or gaps.max() > 5 * usual + 20:
+    if gaps.max() > min(_WIDEST_GAP * usual, _WIDEST_GAP_MM):
         raise NotAVolume(
             f"its slices lie {gaps.min():.1f} to {gaps.max():.1f} mm apart, which is no volume"
         )
+    mean = float(depths[-1] / (len(depths) - 1))
+    if np.abs(depths - mean * np.arange(len(depths))).max() <= max(0.02, _EVEN * mean):
+        return mean, len(depths), []
     count = round(float(depths[-1]) / usual) + 1
     if count > (1 + _MOST_INVENTED) * len(depths):
         raise NotAVolume(f"more than half of its slices are missing ({count - len(depths)})")
