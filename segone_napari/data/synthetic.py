@@ -548,14 +548,15 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
 def _scan(slices: Tensor, is_stripped: Tensor, config: SyntheticConfig, draw: _Draw) -> Tensor:
     """Blur, lower the resolution, add a bias field, gamma and noise, normalise: (B, S, H, W)."""
     count, _, height, width = slices.shape
-    # half a millimetre of blur is half a millimetre at any size of the pixels
-    slices = _blur(slices, draw.uniform(count, 2, low=0.05, high=2.2 / config.pixel_mm))
-    if draw.happens(0.3):
+    # squares of random numbers: most scans are clean, a few are anything but
+    sigma_mm = 0.1 + 2.1 * draw.uniform(count, 2) ** 2
+    slices = _blur(slices, sigma_mm / config.pixel_mm)
+    if draw.happens(0.25):
         factor = draw.uniform(2, low=1.0, high=6.0 / config.pixel_mm).tolist()
         small = (round(height / factor[0]), round(width / factor[1]))
         slices = F.interpolate(slices, small, mode="area")
         slices = F.interpolate(slices, (height, width), mode="bilinear")
-    strength = draw.uniform(count, 1, 1, 1, high=0.4)
+    strength = 0.4 * draw.uniform(count, 1, 1, 1) ** 2
     bias = F.interpolate(draw.normal(count, 1, 4, 4) * strength, (height, width), mode="bicubic")
     slices = slices.clamp_min(0) * bias.exp()
     slices = slices.pow((0.25 * draw.normal(count, 1, 1, 1)).exp())
