@@ -9,14 +9,14 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segone_napari.data.vocabulary import Vocabulary
+from segone_napari.data.vocabulary import Term, Vocabulary
 from segone_napari.runtime import BadInput
 from segone_napari.volume import Grid, Volume
 
@@ -168,6 +168,12 @@ def labels_of(segments: Sequence[Segment]) -> Volume:
     return Volume(labels, grid, "label map")
 
 
+@cache
+def known_term(name: str) -> Term | None:
+    """Look a name with its side up in the vocabulary; None for anything else."""
+    return _vocabulary().match(name).term
+
+
 def known_colour(name: str, number: int) -> Colour:
     """Give a structure of the vocabulary its own colour, and anything else one of a few.
 
@@ -175,7 +181,7 @@ def known_colour(name: str, number: int) -> Colour:
     ----------
     number : counted from 0; neighbours get different colours.
     """
-    term = Vocabulary.load().match(name).term
+    term = known_term(name)
     return term.colour if term else _OTHER_COLOURS[number % len(_OTHER_COLOURS)]
 
 
@@ -199,6 +205,11 @@ _OTHER_COLOURS: tuple[Colour, ...] = (
     (250, 200, 40),
     (130, 110, 255),
 )
+
+
+@cache
+def _vocabulary() -> Vocabulary:
+    return Vocabulary.load()
 
 
 def _probability(segment: Segment) -> Any:

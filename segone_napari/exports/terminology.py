@@ -12,8 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from segone_napari.data.vocabulary import Vocabulary
-from segone_napari.exports.content import file_name
+from segone_napari.exports.content import file_name, known_term
 
 PRIVATE_SCHEME = "99SEGONE"
 """The scheme of codes that are ours: DICOM keeps names that begin with 99 free for that."""
@@ -59,7 +58,7 @@ def coding_of(name: str) -> Coding:
     What is not in the vocabulary gets a private code made of its name.
     """
     table = _table()
-    term = Vocabulary.load().match(name).term
+    term = known_term(name)
     if term is None or term.name not in table["terms"]:
         private = Code(PRIVATE_SCHEME, file_name(name)[:64], " ".join(name.split())[:64])
         return Coding(table["categories"]["structure"], private)
