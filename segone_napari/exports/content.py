@@ -41,6 +41,7 @@ class Segment:
     prompt : the words as typed, where it was asked for in words.
     confidence : 0 to 1, where a system gave one.
     probability : (i, j, k) float, 0 to 1, on the mask's grid, where a system gave one.
+    checkpoint : the weights that made this mask, where the content's masks differ in that.
     is_edited : whether a person has changed the mask by hand; None where nobody knows.
     made_at, edited_at : ISO 8601 times in UTC; empty where nobody knows.
     """
@@ -51,6 +52,7 @@ class Segment:
     prompt: str = ""
     confidence: float | None = None
     probability: Volume | None = None
+    checkpoint: str = ""
     is_edited: bool | None = None
     made_at: str = ""
     edited_at: str = ""
@@ -80,6 +82,7 @@ class Content:
     segments : in the order in which they are numbered, from 1.
     image : the MRI on the segments' grid, for its intensities.
     image_files : the file that the MRI was read from, or the folder or files of its DICOM series.
+    image_checksum : of the image's voxels, as a project knows the image by.
     system, checkpoint : what made the masks; empty where nobody knows.
     options : how they were made (preset, seed), as names and values.
     subject : the label of the person in BIDS ("01"); taken from the image's name if empty.
@@ -94,6 +97,7 @@ class Content:
     segments: tuple[Segment, ...]
     image: Volume | None = None
     image_files: tuple[Path, ...] = ()
+    image_checksum: str = ""
     system: str = ""
     checkpoint: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -150,8 +154,8 @@ def segments_of(results: Sequence[Result], *, made_at: str = "") -> list[Segment
 def labels_of(segments: Sequence[Segment]) -> Volume:
     """Put all masks into one image: label *i* is the *i*-th segment, 0 is none of them.
 
-    Where masks overlap the more probable wins, and the earlier one if they are equal. A mask that
-    was edited by hand, or that has no probability, is certain.
+    Where masks overlap, one that was edited by hand wins, then the more probable one, then the
+    earlier one. A mask without a probability is certain.
 
     Returns
     -------
@@ -213,6 +217,8 @@ def _vocabulary() -> Vocabulary:
 
 
 def _probability(segment: Segment) -> Any:
-    if segment.is_edited or segment.probability is None:
+    if segment.is_edited:
+        return np.float16(2.0)
+    if segment.probability is None:
         return np.float16(1.0)
     return segment.probability.data

@@ -179,7 +179,7 @@ def _description(content: Content, segment: Segment, number: int) -> hd.seg.Segm
     algorithm = hd.AlgorithmIdentificationSequence(
         name=content.system or _UNKNOWN,
         family=codes.DCM.ArtificialIntelligence,
-        version=f"{__version__} {content.checkpoint}".strip()[:64],
+        version=f"{__version__} {segment.checkpoint or content.checkpoint}".strip()[:64],
         source="segone-napari",
     )
     description = hd.seg.SegmentDescription(

@@ -37,13 +37,14 @@ def record(content: Content) -> dict[str, Any]:
         "software": {"name": "segone-napari", "version": __version__},
         "image": {
             "sha256": checksum(content.image_files) if content.image_files else None,
+            "voxels_checksum": content.image_checksum or None,
             "shape": list(content.grid.shape),
             "voxel_mm": [round(size, 6) for size in content.grid.spacing],
         },
         "system": content.system or None,
         "checkpoint": content.checkpoint or None,
         "options": dict(content.options),
-        "segments": [_row(s, label) for label, s in enumerate(content.segments, start=1)],
+        "segments": [_row(content, s, n) for n, s in enumerate(content.segments, start=1)],
     }
 
 
@@ -89,6 +90,7 @@ def remembered(content: Content, path: Path) -> Content:
                 segment,
                 prompt=rows[segment.name]["prompt"] or "",
                 confidence=rows[segment.name]["confidence"],
+                checkpoint=rows[segment.name]["checkpoint"] or "",
                 is_edited=rows[segment.name]["edited_by_hand"],
                 made_at=rows[segment.name]["made_at"] or "",
                 edited_at=rows[segment.name]["edited_at"] or "",
@@ -102,17 +104,19 @@ def remembered(content: Content, path: Path) -> Content:
             segments=segments,
             system=document["system"] or "",
             checkpoint=document["checkpoint"] or "",
+            image_checksum=document["image"]["voxels_checksum"] or "",
             options=document["options"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"the record {path} can't be read; move it away") from error
 
 
-def _row(segment: Segment, label: int) -> dict[str, Any]:
+def _row(content: Content, segment: Segment, label: int) -> dict[str, Any]:
     return {
         "label": label,
         "name": segment.name,
         "prompt": segment.prompt or None,
+        "checkpoint": segment.checkpoint or content.checkpoint or None,
         "volume_ml": round(segment.volume_ml, 4),
         "confidence": None if segment.confidence is None else round(segment.confidence, 4),
         "edited_by_hand": segment.is_edited,

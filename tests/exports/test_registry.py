@@ -1,0 +1,227 @@
+"""Exports appear complete or not at all, under names and with records that tell of no patient."""
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from segone_napari import __version__
+from segone_napari.cli import main
+from segone_napari.data import formats
+from segone_napari.exports import provenance, registry, staging
+from segone_napari.exports.content import Content, labels_of, segments_of
+from segone_napari.runtime import BadInput
+from tests.fakes import ThresholdSystem, head
+
+from .cases import content, save_series
+
+FILES = [row for row in registry.FORMATS if not row.is_folder and not row.needs_series]
+SECRETS = (b"Doe", b"Jane", b"secret-7", b"19500101", b"ACC-99", b"Elsewhere", b"House", b"DOE_J")
+
+
+@pytest.fixture
+def sent(tmp_path: Path) -> Content:
+    """One structure of a DICOM series in a folder that is named after the patient."""
+    made = content(subject="01", system="segone", checkpoint="first", options={"preset": "best"})
+    assert made.image is not None
+    series = tmp_path / "DOE_JANE"
+    save_series(series, made.image)
+    return replace(made, segments=made.segments[:1], image_files=(series,))
+
+
+def target(folder: Path, row: registry.Format) -> Path:
+    return folder / (row.name if row.is_folder else f"out{row.endings[0]}")
+
+
+@pytest.mark.parametrize("row", registry.FORMATS, ids=lambda row: row.name)
+def test_nothing_but_dicom_says_who_the_patient_is(
+    tmp_path: Path, sent: Content, row: registry.Format
+) -> None:
+    if row.name == "dicom-seg-probability":
+        one = sent.segments[0]
+        sent = replace(sent, segments=(replace(one, probability=one.mask),))
+    out = tmp_path / "out"
+    out.mkdir()
+    files = registry.write(replace(sent, deidentify=True), target(out, row), name=row.name)
+    assert sorted(files) == sorted(path for path in out.rglob("*") if path.is_file())
+    for file in files:
+        data = file.read_bytes() if file.suffix != ".gz" else formats.gzip.open(file).read()
+        assert [word for word in SECRETS if word in str(file.name).encode() + data] == []
+
+
+def test_record_says_where_the_masks_come_from(tmp_path: Path, sent: Content) -> None:
+    edited = replace(
+        sent.segments[0],
+        prompt="hippocampus on the left",
+        is_edited=True,
+        made_at="2026-01-02T03:04:05+00:00",
+        edited_at="2026-01-02T04:00:00+00:00",
+        confidence=0.87,
+    )
+    out, record = registry.write(replace(sent, segments=(edited,)), tmp_path / "out.nii.gz")[:2]
+    assert (out.name, record.name) == ("out.nii.gz", "out.nii.gz.provenance.json")
+    document = json.loads(record.read_text())
+    assert document["software"] == {"name": "segone-napari", "version": __version__}
+    assert (document["system"], document["checkpoint"]) == ("segone", "first")
+    assert document["options"] == {"preset": "best"}
+    (row,) = document["segments"]
+    assert row["prompt"] == "hippocampus on the left"
+    assert row["edited_by_hand"] is True
+    assert row["made_at"] == "2026-01-02T03:04:05+00:00"
+    assert row["confidence"] == 0.87
+    # The checksum is that of the image, whatever its files are called.
+    files = sorted(sent.image_files[0].iterdir())
+    assert document["image"]["sha256"] == provenance.checksum(files)
+    files[0].rename(files[0].with_name("other"))
+    assert document["image"]["sha256"] == provenance.checksum(sent.image_files)
+    # And it goes on with the masks when they are exported again.
+    again = provenance.remembered(content(), record)
+    assert again.segments[0].is_edited is True
+    assert again.system == "segone"
+
+
+@pytest.mark.parametrize("row", FILES, ids=lambda row: row.name)
+def test_file_that_exists_is_not_overwritten_without_force(
+    tmp_path: Path, sent: Content, row: registry.Format
+) -> None:
+    out = target(tmp_path, row)
+    out.write_bytes(b"mine")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(BadInput, match="already exists; use --force"):
+        registry.write(sent, out, name=row.name)
+    assert out.read_bytes() == b"mine"
+    assert sorted(tmp_path.iterdir()) == before
+    registry.write(sent, out, name=row.name, force=True)
+    assert out.read_bytes() != b"mine"
+
+
+def test_one_file_in_the_way_stops_all_of_them(tmp_path: Path) -> None:
+    (tmp_path / "out.tsv").write_text("mine")
+    with pytest.raises(BadInput, match=r"out\.tsv already exists"):
+        registry.write(content(), tmp_path / "out.nii.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tsv"]
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: Any) -> None:
+    def full(self: Path, *args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    for out, name in (("out.nii.gz", "nifti"), ("masks", "masks"), ("deep/er/bids", "bids")):
+        with pytest.raises(BadInput, match="the disk is full"):
+            registry.write(content(subject="01"), tmp_path / out, name=name) if (
+                name != "nifti"
+            ) else registry.write(content(), tmp_path / out)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_failure_while_moving_takes_back_what_was_moved(tmp_path: Path, monkeypatch: Any) -> None:
+    replace_, moved = os.replace, []
+
+    def fails_on_the_third(source: Any, there: Any) -> None:
+        if Path(there).parent.name == "masks":
+            moved.append(there)
+            if len(moved) == 3:
+                raise OSError(errno.EIO, "Input/output error")
+        replace_(source, there)
+
+    monkeypatch.setattr(staging.os, "replace", fails_on_the_third)
+    with pytest.raises(BadInput, match="Input/output error"):
+        registry.write(content(), tmp_path / "masks", name="masks")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folder_is_said(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(BadInput, match="choose another folder"):
+        registry.write(content(), tmp_path / "out.seg.nrrd")
+
+
+def test_target_that_can_not_be_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for out, name, words in (
+        (tmp_path / "file" / "out.seg.nrrd", None, "does not exist|not a folder"),
+        (tmp_path / "file", "masks", "is a file, and masks is a folder"),
+        (tmp_path / "out.xyz", None, "does not say what to write"),
+        (tmp_path / "out.stl", "glb", "does not fit the format glb"),
+        (tmp_path / "out", "word", "there is no format 'word'"),
+        (tmp_path / ".dcm", None, "does not say what to write"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            registry.write(content(), out, name=name)
+
+
+def test_bids_derivatives_go_on_from_the_images_name(tmp_path: Path) -> None:
+    sent = content()
+    assert sent.image is not None
+    out = tmp_path / "derivatives"
+    for subject in ("03", "04"):
+        image = tmp_path / f"sub-{subject}_ses-2_run-1_T1w.nii.gz"
+        formats.write(sent.image, image)
+        registry.write(replace(sent, image_files=(image,)), out, name="bids")
+    stem = "sub-04/ses-2/anat/sub-04_ses-2_run-1_desc-segone_dseg"
+    labels = nib.load(out / f"{stem}.nii.gz")
+    np.testing.assert_array_equal(np.asarray(labels.dataobj), labels_of(sent.segments).data)
+    lines = (out / f"{stem}.tsv").read_text().splitlines()
+    assert lines[:2] == ["index\tname\tcolor", "1\tleft hippocampus\t#dcd814"]
+    described = json.loads((out / "dataset_description.json").read_text())
+    assert described["DatasetType"] == "derivative"
+    assert described["GeneratedBy"][0]["Name"] == "segone-napari"
+    sidecar = json.loads((out / f"{stem}.json").read_text())
+    assert len(sidecar["SegOne"]["image"]["sha256"]) == 64
+    assert not list(out.rglob("*provenance*"))  # BIDS has no place for another file
+    with pytest.raises(BadInput, match="--subject 01"):
+        registry.write(content(), tmp_path / "other", name="bids")
+    assert not (tmp_path / "other").exists()
+
+
+def test_results_become_segments_and_the_more_probable_wins(tmp_path: Path) -> None:
+    image = head()
+    system = ThresholdSystem()
+    results = system.segment(system.encode(image), ["hippocampus", "thalamus", "kidney"])
+    segments = segments_of(results, made_at="2026-01-02T03:04:05+00:00")
+    assert [s.prompt for s in segments] == ["hippocampus", "thalamus", "kidney"]
+    assert segments[2].inside.sum() == 0
+    labels = labels_of(segments).data
+    overlap = segments[0].inside & segments[1].inside
+    assert overlap.any()
+    first = results[0].probability_volume.data >= results[1].probability_volume.data
+    np.testing.assert_array_equal(labels[overlap], np.where(first, 1, 2)[overlap])
+    # What a person has corrected is certain.
+    corrected = [segments[0], replace(segments[1], is_edited=True)]
+    assert (labels_of(corrected).data[overlap] == 2).all()
+
+
+def test_command_exports_what_segment_wrote(tmp_path: Path, capsys: Any) -> None:
+    sent = content()
+    assert sent.image is not None
+    save_series(tmp_path / "series", sent.image)
+    registry.write(sent, tmp_path / "labels.nii.gz")
+    labels, series = str(tmp_path / "labels.nii.gz"), str(tmp_path / "series")
+
+    def run(*arguments: str) -> int:
+        return main(["export", labels, *arguments])
+
+    assert run("-o", str(tmp_path / "a.seg.nrrd")) == 0
+    assert run("-o", str(tmp_path / "seg.dcm"), "--image", series, "--deidentify") == 0
+    assert run("-o", str(tmp_path / "a.csv"), "--image", series, "--only", "left hippocampus") == 0
+    assert run("-o", str(tmp_path / "meshes"), "--format", "stl") == 0
+    assert "wrote" in capsys.readouterr().out
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert len(lines) == 2
+    assert float(lines[1].split(",")[6]) == pytest.approx(
+        sent.image.data.astype(np.int16)[sent.segments[0].inside].mean(), abs=0.01
+    )
+    assert run("-o", str(tmp_path / "a.seg.nrrd")) == 2
+    assert run("-o", str(tmp_path / "b.seg.nrrd"), "--only", "spleen") == 2
+    words = capsys.readouterr().err.splitlines()
+    assert len(words) == 2
+    assert "already exists" in words[0]
+    assert "left hippocampus, right amygdala" in words[1]
