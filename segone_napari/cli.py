@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from segone_napari import __version__
 from segone_napari.config import SegmentOptions, help_of
+from segone_napari.data.choices import ManySeries
 from segone_napari.runtime import BadInput, Progress, SegOneError, no_progress
 
 if TYPE_CHECKING:
+    from segone_napari.data.dicom.study import Study
     from segone_napari.data.vocabulary import Vocabulary
     from segone_napari.systems.base import Result
+    from segone_napari.volume import Volume
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -117,12 +120,13 @@ def _add_segment(commands: Any) -> None:
     parser = commands.add_parser(
         "segment",
         help="outline what the prompts name on one MRI",
-        description="Outline what the prompts name on one MRI (.nii, .nii.gz, .mgz, .mgh).",
+        description="Outline what the prompts name on one MRI: a DICOM file or folder, or a file "
+        "that ends in .nii, .nii.gz, .hdr, .img, .mgz, .mgh, .nrrd or .nhdr.",
         epilog="example: segone segment T1w.nii.gz -p 'left hippocampus; right amygdala' "
         "-o labels.nii.gz",
     )
     parser.set_defaults(run=_segment)
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="the MRI")
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="the MRI: a file or a folder")
     parser.add_argument(
         "-p",
         "--prompt",
@@ -153,10 +157,23 @@ def _add_segment(commands: Any) -> None:
         help="write how unsure the system is of each voxel: 0 sure, 1 not at all",
     )
     _add_options(parser)
-    parser.add_argument(
-        "--volume", metavar="N", type=int, help="which volume of a 4-D file, counted from 0"
-    )
+    _add_choice(parser)
     parser.add_argument("--force", action="store_true", help="overwrite outputs that exist")
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses one image where there are several."""
+    parser.add_argument(
+        "--series",
+        metavar="N|UID",
+        help="which series of a DICOM folder: its number in the list that is shown without it",
+    )
+    parser.add_argument(
+        "--volume",
+        metavar="N",
+        type=int,
+        help="which volume of a 4-D file or series, counted from 0",
+    )
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -174,7 +191,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _segment(args: argparse.Namespace) -> None:
-    from segone_napari.data import formats
     from segone_napari.session import Outputs, Session, as_prompts, no_uncertainty, write_outputs
 
     # 1. All that can be found wrong without slow work.
@@ -183,9 +199,7 @@ def _segment(args: argparse.Namespace) -> None:
     outputs.check(args.image)
     session = Session(**asdict(_options(args)))
     # 2. The image before the model: a wrong file is the commoner mistake.
-    image = formats.read(args.image, volume=args.volume)
-    for warning in image.warnings:
-        print(f"segone: warning: {warning}", file=sys.stderr)
+    image = _read(args)
     system = session.system
     if args.uncertainty and not system.has_uncertainty:
         raise no_uncertainty()
@@ -201,6 +215,45 @@ def _segment(args: argparse.Namespace) -> None:
     )
     print_results(results)
     print_written(written)
+
+
+def _read(args: argparse.Namespace) -> Volume:
+    """Read the image, and say on stderr what is unusual about it or what there is to choose."""
+    from segone_napari.data import formats
+
+    try:
+        image = formats.read(args.image, volume=args.volume, series=args.series)
+    except ManySeries as many:
+        print_series(many.study)
+        raise
+    for warning in image.warnings:
+        print(f"segone: warning: {warning}", file=sys.stderr)
+    return image
+
+
+def print_series(study: Study) -> None:
+    """Print on stderr the list of series to choose from."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "series", "seems to be", "slices lie", "matrix", "mm", "slices", "volumes"):
+        table.add_column(heading, overflow="fold")
+    has_many_patients = len({series.patient for series in study.series}) > 1
+    for series in study.series:
+        patient = f"patient {series.patient}: " if has_many_patients else ""
+        cells = (
+            *(str(series.number), patient + series.name, series.kind, series.plane),
+            *(series.matrix, series.spacing, str(series.slices), str(series.volumes)),
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(table)
+    for remark in study.remarks:
+        print(f"segone: warning: {remark}", file=sys.stderr)
+    if study.not_listed:
+        print(f"not listed: {'; '.join(study.not_listed)}", file=sys.stderr)
 
 
 def _options(args: argparse.Namespace) -> SegmentOptions:
@@ -287,14 +340,27 @@ def _add_view(commands: Any) -> None:
     words = "open napari with the widget"
     parser = commands.add_parser("view", help=words, description=words.capitalize() + ".")
     parser.set_defaults(run=_view)
-    parser.add_argument("image", metavar="IMAGE", type=Path, nargs="?", help="an MRI to open")
+    parser.add_argument(
+        "image", metavar="IMAGE", type=Path, nargs="?", help="an MRI to open: a file or a folder"
+    )
+    _add_choice(parser)
 
 
 def _view(args: argparse.Namespace) -> None:
-    open_viewer(args.image)
+    try:
+        open_viewer(args.image, series=args.series, volume=args.volume)
+    except ManySeries as many:
+        print_series(many.study)
+        raise
 
 
-def open_viewer(image: Path | None, results: Sequence[Result] | None = None) -> None:
+def open_viewer(
+    image: Path | None,
+    results: Sequence[Result] | None = None,
+    *,
+    series: int | str | None = None,
+    volume: int | None = None,
+) -> None:
     """Open napari with the widget and stay until it is closed.
 
     Raises
@@ -305,7 +371,7 @@ def open_viewer(image: Path | None, results: Sequence[Result] | None = None) -> 
     from segone_napari.gui import app
 
     try:
-        app.view(image, results=results)
+        app.view(image, series=series, volume=volume, results=results)
     except ImportError as error:
         raise BadInput(
             f"napari can't be loaded ({error}); python -m pip install 'segone-napari[qt]', "

@@ -161,6 +161,7 @@ def segment(
     image: Volume | str | Path,
     prompts: Sequence[str] | str,
     *,
+    series: int | str | None = None,
     volume: int | None = None,
     progress: Progress = no_progress,
     **options: Any,
@@ -171,7 +172,8 @@ def segment(
     ----------
     image : what to segment.
     prompts : one or several; ``;`` separates them inside a string.
-    volume : which volume of a 4-D file, counted from 0.
+    series : which series of a DICOM folder: its number in the list, or its UID.
+    volume : which volume of a 4-D file or series, counted from 0.
     options : those of `segone_napari.config.SegmentOptions`.
 
     Raises
@@ -182,7 +184,7 @@ def segment(
     prompts = as_prompts(prompts)
     session = Session(**options)
     if not isinstance(image, Volume):
-        image = formats.read(image, volume=volume)
+        image = formats.read(image, volume=volume, series=series)
     return session.segment(image, prompts, progress=progress)
 
 

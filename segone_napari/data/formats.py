@@ -55,7 +55,7 @@ def read(
     path: str | os.PathLike[str],
     *,
     volume: int | None = None,
-    series: str | None = None,
+    series: int | str | None = None,
     may_be_empty: bool = False,
 ) -> Volume:
     """Read an image file, or a folder of DICOM files.
@@ -129,7 +129,7 @@ def oriented(volume: Volume, directions: str) -> Volume:
     return Volume(volume.data, Grid(volume.grid.shape, affine), volume.name, (words,))
 
 
-def _read_dicom(path: Path, volume: int | None, series: str | None) -> Volume:
+def _read_dicom(path: Path, volume: int | None, series: int | str | None) -> Volume:
     from segone_napari.data.dicom.study import open_study, read_series
 
     study = open_study(path)

@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from segone_napari.data import formats
+from segone_napari.data.choices import ManySeries, ManyVolumes
 from segone_napari.runtime import BadInput
 from segone_napari.systems.base import Result
+from segone_napari.volume import Volume
 
 
-def view(image_path: Path | None, *, results: Sequence[Result] | None = None) -> None:
+def view(
+    image_path: Path | None,
+    *,
+    series: int | str | None = None,
+    volume: int | None = None,
+    results: Sequence[Result] | None = None,
+) -> None:
     """Open napari with an image, the widget and results, and run until it is closed.
 
     Raises
@@ -21,7 +29,7 @@ def view(image_path: Path | None, *, results: Sequence[Result] | None = None) ->
     BadInput
         If the image can't be read (before a window opens), or there is no display.
     """
-    open_viewer(image_path, results=results)
+    open_viewer(image_path, series=series, volume=volume, results=results)
     import napari
 
     napari.run()
@@ -30,6 +38,8 @@ def view(image_path: Path | None, *, results: Sequence[Result] | None = None) ->
 def open_viewer(
     image_path: Path | None,
     *,
+    series: int | str | None = None,
+    volume: int | None = None,
     results: Sequence[Result] | None = None,
     viewer: Any = None,
     **widget_options: Any,
@@ -39,11 +49,12 @@ def open_viewer(
     Parameters
     ----------
     image_path : the image to open, or None for an empty viewer.
+    series, volume : which one of several; a dialog asks where there are several and none is given.
     results : shown over the image; they must be on its grid.
     viewer : an open viewer to use instead of a new one.
     widget_options : passed on to `SegOneWidget`.
     """
-    volume = formats.read(image_path) if image_path is not None else None
+    image = _read(image_path, series, volume) if image_path is not None else None
     _require_display()
     import napari
 
@@ -51,14 +62,33 @@ def open_viewer(
     from segone_napari.gui.widget import SegOneWidget
 
     viewer = viewer if viewer is not None else napari.Viewer(title="SegOne")
-    if volume is not None:
-        data, arguments, _ = image_layer_data(volume, str(image_path))
+    if image_path is not None and image is None:
+        from segone_napari.gui.readers import open_volume
+
+        image = open_volume(image_path, series=series, volume=volume)
+    if image is not None:
+        data, arguments, _ = image_layer_data(image, str(image_path))
         viewer.add_image(data, **arguments)
     widget = SegOneWidget(viewer, **widget_options)
     viewer.window.add_dock_widget(widget, name="SegOne", area="right")
     if results:
         widget.show_results(results)
     return viewer, widget
+
+
+def _read(path: Path, series: int | str | None, volume: int | None) -> Volume | None:
+    """Read what needs no choice; None where a person must be asked in a window."""
+    try:
+        image = formats.read(path, series=series, volume=volume)
+    except ManySeries:
+        if series is not None:
+            raise
+        return None
+    except ManyVolumes:
+        if volume is not None or series is not None:
+            raise
+        return None
+    return image if formats.says_orientation(image) else None
 
 
 def _require_display() -> None:

@@ -1,26 +1,44 @@
-"""What the manifest names: napari's reader, writer and sample data. Knows nothing of Qt."""
+"""What the manifest names: napari's reader, writer and sample data.
+
+Nothing is loaded until a file is really to be read: asking for a reader costs a look at its name,
+or at the first bytes of a file that has none of our endings. Knows nothing of Qt but whether there
+is a window to ask a person in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segone_napari.data.dicom.study import Study
+    from segone_napari.exports.content import Segment
+    from segone_napari.volume import Volume
 
 LayerTuple = tuple[Any, dict[str, Any], str]
 
-SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".hdr", ".img", ".nrrd", ".nhdr")
+
+# What napari takes for "read, and there is nothing to show": a person cancelled.
+_NOTHING: list[Any] = [(None,)]
+# How many files of a folder are looked at to find out whether it holds DICOM.
+_FILES_TRIED = 300
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[..., list[LayerTuple]] | None:
     """A function that reads these files as layers, or None if they are of another kind."""
     paths = [path] if isinstance(path, str) else path
-    if not all(str(one).lower().endswith(SUFFIXES) for one in paths):
-        return None
-    return read_layers
+    return read_layers if all(_is_ours(Path(one)) for one in paths) else None
 
 
 def read_layers(path: str | Sequence[str]) -> list[LayerTuple]:
-    """Read each file as an Image layer that knows how it lies in the patient.
+    """Read each file or folder as an Image layer that knows how it lies in the patient.
+
+    Segmentations (``.seg.nrrd``, DICOM-SEG) become one Labels layer a structure. Where there is a
+    choice of series or volumes, or a file doesn't say how it lies, a dialog asks.
 
     Raises
     ------
@@ -28,7 +46,125 @@ def read_layers(path: str | Sequence[str]) -> list[LayerTuple]:
         As `segone_napari.data.formats.read`; napari shows the words as a notification.
     """
     paths = [path] if isinstance(path, str) else path
-    return [_layer(Path(one)) for one in paths]
+    layers = [layer for one in _one_a_series(paths) for layer in _layers(Path(one))]
+    return layers or _NOTHING
+
+
+def open_volume(
+    path: Path, *, series: int | str | None = None, volume: int | None = None
+) -> Volume | None:
+    """Read an image, asking a person for what isn't said, if there is a window to ask in.
+
+    Returns
+    -------
+    The volume, or None if the person cancelled.
+
+    Raises
+    ------
+    BadInput
+        As `segone_napari.data.formats.read`.
+    """
+    from segone_napari.data import formats
+
+    if formats.is_dicom(path):
+        return _open_dicom(path, series, volume)
+    if series is not None or _window() is None:
+        return formats.read(path, series=series, volume=volume)
+    return _open_file(path, volume)
+
+
+def _is_ours(path: Path) -> bool:
+    if path.is_dir():
+        return _holds_dicom(path)
+    if path.name.lower().endswith(SUFFIXES):
+        return True
+    from segone_napari.data.dicom.signature import is_dicom
+
+    return is_dicom(path)
+
+
+def _holds_dicom(folder: Path) -> bool:
+    from segone_napari.data.dicom.signature import is_dicom
+
+    return any(is_dicom(file) for file in islice(_files(folder), _FILES_TRIED))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(parent, name) for name in sorted(names))
+
+
+def _one_a_series(paths: Sequence[str]) -> Sequence[str]:
+    """Of the slices of one folder that were dropped together, keep the first: it stands for all."""
+    is_slice = [not one.lower().endswith(SUFFIXES) and os.path.isfile(one) for one in paths]
+    if len(paths) > 1 and all(is_slice) and len({os.path.dirname(one) for one in paths}) == 1:
+        return paths[:1]
+    return paths
+
+
+def _open_dicom(path: Path, which: int | str | None, volume: int | None) -> Volume | None:
+    from napari.utils import progress
+
+    from segone_napari.data.dicom.study import open_study, read_series
+
+    with progress(total=0, desc=f"listing {path.name}") as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        study = open_study(path, progress=show)
+    window = _window()
+    if which is not None or window is None or not _is_open(study, volume):
+        return read_series(study, study.choose(which), volume)
+    from segone_napari.gui.chooser import choose
+
+    choice = choose(window, path.name, study=study)
+    if choice is None or choice.series is None:
+        return None
+    return read_series(study, choice.series, choice.volume if volume is None else volume)
+
+
+def _is_open(study: Study, volume: int | None) -> bool:
+    """Whether there is anything to choose."""
+    if len(study.series) == 1:
+        return volume is None and study.series[0].volumes > 1
+    return len(study.series) > 1
+
+
+def _open_file(path: Path, volume: int | None) -> Volume | None:
+    """Read a file of another kind, and ask for the volume and for the orientation."""
+    from segone_napari.data import formats
+    from segone_napari.data.choices import ManyVolumes
+    from segone_napari.gui.chooser import choose
+
+    count = 1
+    try:
+        image = formats.read(path, volume=volume)
+    except ManyVolumes as many:
+        if volume is not None:
+            raise
+        count = many.count
+        image = formats.read(path, volume=0)
+    orientation = "" if formats.says_orientation(image) else image.grid.orientation
+    if count == 1 and not orientation:
+        return image
+    choice = choose(_window(), path.name, volumes=count, orientation=orientation)
+    if choice is None:
+        return None
+    if choice.volume:
+        image = formats.read(path, volume=choice.volume)
+    return formats.oriented(image, choice.directions) if choice.directions else image
+
+
+def _window() -> Any:
+    """The window of the viewer at hand, None where nobody could answer in it."""
+    import napari
+
+    viewer = napari.current_viewer()
+    window = getattr(getattr(viewer, "window", None), "_qt_window", None)
+    return window if window is not None and window.isVisible() else None
 
 
 def write_layer(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
@@ -60,6 +196,45 @@ def _sample(key: str) -> list[LayerTuple]:
     from segone_napari.data.samples import SAMPLES
 
     return [_layer(SAMPLES[key].image_path)]
+
+
+def _layers(path: Path) -> list[LayerTuple]:
+    if _is_segmentation(path):
+        from segone_napari.exports.reading import read_segments
+
+        return [_labels(segment, path) for segment in read_segments(path)]
+    image = open_volume(path)
+    if image is None:
+        return []
+    from napari.utils.notifications import show_warning
+
+    from segone_napari.gui.layers import image_layer_data
+
+    if image.warnings:
+        show_warning("\n".join(image.warnings))
+    return [image_layer_data(image, str(path))]
+
+
+def _is_segmentation(path: Path) -> bool:
+    name = path.name.lower()
+    if name.endswith(".seg.nrrd"):
+        return True
+    if path.is_dir() or name.endswith(SUFFIXES):
+        return False
+    from segone_napari.data.dicom.headers import read_header
+
+    header = read_header(path)
+    return header is not None and header.problem == "segmentation"
+
+
+def _labels(segment: Segment, path: Path) -> LayerTuple:
+    from segone_napari.gui.layers import colour_map, image_layer_data
+
+    data, image_arguments, _ = image_layer_data(segment.mask, str(path))
+    kept = ("scale", "translate", "units", "axis_labels", "metadata")
+    arguments = {key: image_arguments[key] for key in kept}
+    colour = colour_map(segment.colour)
+    return data, arguments | {"name": segment.name, "opacity": 0.6, "colormap": colour}, "labels"
 
 
 def _layer(path: Path) -> LayerTuple:

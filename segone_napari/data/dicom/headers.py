@@ -245,7 +245,11 @@ def _planes(path: Path, stream: BinaryIO, data: Dataset) -> tuple[Plane, ...]:
         stream.seek(0)
         return tuple(_tiles(path, data, read_partial(stream, _is_past_private, force=True)))
     where = _where(data, data, data)
-    return () if where is None else (Plane(path, 0, *_identity(data), *where, *_marks(data)),)
+    if where is None:
+        return ()
+    instance, size = _identity(data)
+    echo, component, times = _marks(data)
+    return (Plane(path, 0, instance, size, *where, echo, component, times),)
 
 
 def _is_past_groups(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -345,10 +349,14 @@ def _tiles(path: Path, data: Dataset, private: Dataset) -> Iterator[Plane]:
     corner = _first_tile_position(data, where, across)
     gap = number(data.get("SpacingBetweenSlices")) or number(data.get("SliceThickness"))
     instance, _ = _identity(data)
+    echo, component, times = _marks(data)
     for tile in range(count):
         position = tuple(float(value) for value in corner + tile * gap * normal)
         size = (rows, columns)
-        yield Plane(path, tile, instance, size, position, *where[1:], *_marks(data), is_tile=True)
+        _, orientation, spacing = where
+        yield Plane(
+            path, tile, instance, size, position, orientation, spacing, echo, component, times, True
+        )
 
 
 def _mosaic_facts(private: Dataset) -> tuple[int, NDArray[np.float64]]:

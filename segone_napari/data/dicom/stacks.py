@@ -115,7 +115,7 @@ def arrange(planes: Sequence[Plane]) -> Stack:
     return Stack(volumes, depths, step, count, lean, margin, _TO_RAS @ affine, tuple(warnings))
 
 
-def assemble(stack: Stack, images: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
+def assemble(stack: Stack, images: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Put the pixels of one volume on the grid.
 
     Parameters
@@ -127,10 +127,10 @@ def assemble(stack: Stack, images: Sequence[NDArray[np.generic]]) -> NDArray[np.
     (columns, rows, slices) array of the same dtype; interpolated linearly where it must be.
     """
     dtype = images[0].dtype
-    slices = np.stack(images)
+    slices: NDArray[Any] = np.stack(images)
     if stack.lean.any():
         slices = _straightened(slices.astype(np.float32), stack)
-    even = np.arange(stack.count) * stack.step
+    even: NDArray[np.float64] = np.arange(stack.count) * np.float64(stack.step)
     if stack.count != len(stack.depths) or not np.allclose(
         even, stack.depths, atol=_EVEN * stack.step + 0.01
     ):

@@ -116,7 +116,7 @@ class Study:
     not_listed: tuple[str, ...] = ()
     remarks: tuple[str, ...] = field(default=())
 
-    def choose(self, which: str | None = None) -> Series:
+    def choose(self, which: int | str | None = None) -> Series:
         """Return a series by its number in the list or its UID; without either, the only one.
 
         Raises
