@@ -24,6 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from segone_napari.project.journal import (
+    START,
     Contents,
     Journal,
     NotSaved,
@@ -39,6 +40,9 @@ from segone_napari.project.values import ImageRef
 from segone_napari.runtime import BadInput
 
 FORMAT = 1
+SNAPSHOT_RECORDS = 100
+"""How many records are read again at most when a case is opened."""
+
 _SNAPSHOT_MAGIC = b"SEGONE-SNAPSHOT-1\n"
 _UNREADABLE = (ValueError, KeyError, IndexError, TypeError, struct.error, zlib.error)
 
@@ -181,6 +185,11 @@ class OpenCase:
             ) from error
         return work, warnings
 
+    @property
+    def is_snapshot_due(self) -> bool:
+        """Whether a good many records have been written since the last snapshot."""
+        return self._journal is not None and self.records_since_snapshot >= SNAPSHOT_RECORDS
+
     def append(self, kind: RecordKind, content: bytes) -> None:
         """Write one record to the journal; it outlives this program.
 
@@ -218,9 +227,9 @@ class OpenCase:
         work : what a last snapshot is made of; None after edits that could not be saved.
         """
         try:
-            if self._journal is not None and work is not None:
-                if self.records_since_snapshot:
-                    self.write_snapshot(self.snapshot_of(work))
+            if self._journal is not None and work is not None and self.records_since_snapshot:
+                self.write_snapshot(self.snapshot_of(work))
+            if self._lock is not None and work is not None:
                 (self.folder / "open").unlink(missing_ok=True)
         except OSError:
             pass  # all edits are in the journal: opening will only be slower, and offer to go on
@@ -234,19 +243,30 @@ class OpenCase:
     def _restore_into(
         self, work: Work, contents: Contents | None, snapshot: _Snapshot | None
     ) -> tuple[str, ...]:
-        if contents is None and snapshot is None:
-            return ()
-        if contents is None or (snapshot is not None and snapshot.end > contents.end):
-            assert snapshot is not None
+        if contents is None:
+            if snapshot is not None:
+                return self._restore_from_snapshot(work, contents, snapshot)
+            return self._warn_of_unknown_journal()
+        if snapshot is not None and snapshot.journal != contents.id:
+            snapshot = None  # of a journal that was set aside
+        if snapshot is not None and snapshot.end > contents.end:
             return self._restore_from_snapshot(work, contents, snapshot)
-        is_usable = snapshot is not None and snapshot.journal == contents.id
-        self._read_records(work, contents.records, snapshot if is_usable else None)
+        self._read_records(work, contents.records, snapshot)
         if not contents.damaged_bytes:
             return ()
         return (
             f"The journal of {self._case.image.name} is damaged near its end: "
             f"{contents.damaged_bytes} bytes of the last edits could not be read. "
             f"They are kept in a copy beside it, in {self.folder}",
+        )
+
+    def _warn_of_unknown_journal(self) -> tuple[str, ...]:
+        journal = self.folder / "journal"
+        if not journal.exists() or journal.stat().st_size <= START:
+            return ()  # it had not been begun yet
+        return (
+            f"The journal of {self._case.image.name} is damaged and could not be read at all. "
+            f"It is kept in {self.folder}",
         )
 
     def _restore_from_snapshot(

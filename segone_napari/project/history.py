@@ -35,9 +35,6 @@ Atom = tuple[Sequence[NDArray[Any]], Any, Any]
 """A painted piece, as napari's ``paint`` event gives it: the indices along i, j and k, the values
 before, and the value or values after."""
 
-SNAPSHOT_RECORDS = 100
-"""How many records are read again at most when a case is opened."""
-
 WORDS: Mapping[Kind, str] = {
     "brush": "brush on",
     "sam2": "SAM2 on",
@@ -103,6 +100,11 @@ class EditHistory:
         return history
 
     # What there is -------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> Shape:
+        """(i, j, k) of every mask."""
+        return self._work.shape
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -463,9 +465,8 @@ class EditHistory:
 
     def _snapshot_if_due(self) -> bytes | None:
         assert self._case is not None
-        if self._unwritten or self._case.records_since_snapshot < SNAPSHOT_RECORDS:
-            return None
-        return self._case.snapshot_of(self._work)
+        is_due = self._case.is_snapshot_due and not self._unwritten
+        return self._case.snapshot_of(self._work) if is_due else None
 
     def _tell(self, problem: NotSaved) -> None:
         is_known = self.problem is not None
