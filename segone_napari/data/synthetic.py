@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segone_napari.data import tumours
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.runtime import BadInput, Progress, no_progress
 
@@ -46,10 +47,14 @@ PLANES: dict[str, tuple[int, int, int]] = {
 }
 """Name of a plane: the RAS axes (0 right, 1 anterior, 2 superior) of its rows, columns, normal."""
 
+TUMOUR = "tumour"
+"""The class of synthetic tumours."""
+
 OUTSIDE_BRAIN = 500
 """Values of a label map from here on lie outside the brain."""
 
 _AROUND_BRAIN = ("cerebrospinal fluid", "blood vessels")
+_OEDEMA_SPREADS = ("cerebral white matter", "cerebellar white matter", "white matter lesions")
 
 # Typical brightness, 0 to 1, of a tissue in a sequence; what isn't named is drawn at random.
 _LOOKS: dict[str, dict[str, float]] = {
@@ -61,6 +66,7 @@ _LOOKS: dict[str, dict[str, float]] = {
         "ventral diencephalon": 0.74, "choroid plexus": 0.34, "third ventricle": 0.17,
         "fourth ventricle": 0.17, "brainstem": 0.78, "optic chiasm": 0.62,
         "cerebrospinal fluid": 0.17, "white matter lesions": 0.6,
+        "tumour oedema": 0.6, "tumour rim": 0.72, "tumour necrosis": 0.3,
     },
     "T2": {
         "cerebral white matter": 0.4, "cerebral cortex": 0.58, "lateral ventricle": 0.95,
@@ -70,6 +76,7 @@ _LOOKS: dict[str, dict[str, float]] = {
         "ventral diencephalon": 0.42, "choroid plexus": 0.75, "third ventricle": 0.92,
         "fourth ventricle": 0.9, "brainstem": 0.43, "optic chiasm": 0.45,
         "cerebrospinal fluid": 0.92, "white matter lesions": 0.72,
+        "tumour oedema": 0.8, "tumour rim": 0.7, "tumour necrosis": 0.9,
     },
     "FLAIR": {
         "cerebral white matter": 0.47, "cerebral cortex": 0.6, "lateral ventricle": 0.12,
@@ -79,6 +86,7 @@ _LOOKS: dict[str, dict[str, float]] = {
         "ventral diencephalon": 0.5, "choroid plexus": 0.45, "third ventricle": 0.16,
         "fourth ventricle": 0.18, "brainstem": 0.5, "optic chiasm": 0.5,
         "cerebrospinal fluid": 0.14, "white matter lesions": 0.9,
+        "tumour oedema": 0.88, "tumour rim": 0.75, "tumour necrosis": 0.4,
     },
     "PD": {
         "cerebral white matter": 0.62, "cerebral cortex": 0.8, "lateral ventricle": 0.72,
@@ -88,6 +96,7 @@ _LOOKS: dict[str, dict[str, float]] = {
         "ventral diencephalon": 0.66, "choroid plexus": 0.75, "third ventricle": 0.72,
         "fourth ventricle": 0.72, "brainstem": 0.64, "optic chiasm": 0.65,
         "cerebrospinal fluid": 0.72, "white matter lesions": 0.85,
+        "tumour oedema": 0.86, "tumour rim": 0.8, "tumour necrosis": 0.85,
     },
 }  # fmt: skip
 
@@ -126,6 +135,8 @@ class SyntheticConfig:
     thickest_mm: float = 6.5
     cropped_share: float = 0.1
     """Share of images that the edge of the field of view cuts."""
+    tumour_share: float = 0.1
+    """Share of images with a tumour, where the vocabulary has that class."""
     ghost_share: float = 0.1
     """Share of images with ghosts of motion."""
 
@@ -154,7 +165,7 @@ class LabelMaps:
     classes : (T,) int64, the class index of each tissue.
     mirrored : (T,) int64, the tissue on the other side.
     is_outside : (T,) bool, whether a tissue lies outside the brain (and its fluid).
-    names : what each tissue is called in `_LOOKS`.
+    names : what each tissue is called in `_LOOKS`. Those of tumours come last; no map has them.
     """
 
     tissues: Tensor
@@ -211,6 +222,7 @@ def load_label_maps(
     if len(values) > 256:
         raise BadInput(f"{folder} holds {len(values)} different values; at most 256 can be used")
     names = tuple("background" if v == 0 else table.get(int(v), f"label {v}") for v in values)
+    has_tumours = TUMOUR in vocabulary.class_names
     is_outside = np.array([n == "background" or n.startswith("label ") for n in names])
     is_brain = ~is_outside & ~np.isin(names, _AROUND_BRAIN)
     for path, m in zip(paths, maps, strict=True):
@@ -219,6 +231,11 @@ def load_label_maps(
                 f"{path} shows no structure of the vocabulary; use FreeSurfer's values, or put a "
                 "labels.json (value to name) beside it"
             )
+    names += tumours.TISSUES if has_tumours else ()
+    is_outside, is_brain = (
+        np.pad(flags, (0, len(names) - len(flags)), constant_values=False)
+        for flags in (is_outside, is_brain)
+    )
     tissues = _stack([np.searchsorted(values, m).astype(np.uint8) for m in maps])
     extents = torch.tensor([_extent(is_brain[t.numpy()]) for t in tissues], dtype=torch.float32)
     is_cerebrum = np.isin(names, CEREBRUM)
@@ -231,7 +248,9 @@ def load_label_maps(
         tissues=tissues,
         centres=torch.tensor(centres),
         extents=extents,
-        classes=torch.tensor([index.get(name, 0) for name in names]),
+        classes=torch.tensor(
+            [index.get(TUMOUR if name in tumours.TISSUES else name, 0) for name in names]
+        ),
         mirrored=torch.tensor(_mirror_table(names, vocabulary)),
         is_outside=torch.from_numpy(is_outside),
         names=names,
@@ -358,9 +377,14 @@ def generate(
     offsets, weights = _planes_around(config, count, draw)  # (B, K), (B, S, K)
     middle = offsets.shape[1] // 2
     centred = _pixel_positions(maps, config, head, axes, offsets, draw)  # (B, K, H, W, 3)
-    points = _deform(centred, maps.centres[head], config, draw)  # (B, K, H, W, 3)
+    growths = _draw_tumours(maps, config, centred[:, middle], draw)
+    source = centred if growths is None else tumours.displaced(centred, growths)
+    points = _deform(source, maps.centres[head], config, draw)  # (B, K, H, W, 3)
     # 2. The tissue at every point, and the class of the middle slice.
     tissue = _look_up(maps, head, points, draw)  # (B, K, H, W)
+    if growths is not None:
+        first = maps.names.index(tumours.TISSUES[0])
+        tissue = tumours.grow(tissue, _may_grow(maps)[tissue], centred, growths, first)
     tissue, is_stripped = _strip(maps, tissue, config, draw)
     labels = maps.classes[tissue[:, middle]]  # (B, H, W)
     # 3. What a scanner makes of it.
@@ -504,6 +528,26 @@ def _look_up(maps: LabelMaps, head: Tensor, points: Tensor, draw: _Draw) -> Tens
         flat = flat * maps.tissues.shape[axis + 1] + voxel[axis]
     tissue = torch.take(maps.tissues, flat).long() * is_inside
     return torch.where(mirror[:, None, None, None], maps.mirrored[tissue], tissue)
+
+
+def _draw_tumours(
+    maps: LabelMaps, config: SyntheticConfig, positions: Tensor, draw: _Draw
+) -> tumours.Tumours | None:
+    """Draw tumours for some samples, about where a cerebrum is; positions (B, H, W, 3) in mm."""
+    if tumours.TISSUES[0] not in maps.names or config.tumour_share == 0:
+        return None
+    half_axes = torch.tensor([52.0, 68.0, 45.0], device=draw.device)
+    is_cerebrum = (positions / half_axes).square().sum(-1) < 1  # (B, H, W)
+    return tumours.draw_tumours(is_cerebrum, positions, config.tumour_share, draw.generator)
+
+
+def _may_grow(maps: LabelMaps) -> Tensor:
+    """Return for each tissue (T,): 2 where oedema spreads, 1 in the rest of the brain, else 0."""
+    plain = [name.removeprefix("left ").removeprefix("right ") for name in maps.names]
+    spreads = torch.tensor([name in _OEDEMA_SPREADS for name in plain])
+    around = torch.tensor([name in _AROUND_BRAIN for name in maps.names])
+    inside = ~around.to(maps.is_outside.device) & ~maps.is_outside
+    return inside.long() + (inside & spreads.to(inside.device)).long()
 
 
 def _strip(

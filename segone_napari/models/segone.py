@@ -75,29 +75,37 @@ class SegOneModel(nn.Module):
         priors: Sequence[float],
         generator: torch.Generator,
         steps: int = 300,
+        kept: Sequence[int] = (),
     ) -> float:
         """Teach the tower which phrases mean the same, before it sees an image.
 
         Every structure gets a random vector of its own and a bias that is the logarithm of how
         common it is. The tower learns to answer each of the structure's phrases with them, so
         that training on images starts with structures that are told apart, and from the class
-        priors. Returns the last loss.
+        priors. Structures whose indices are in `kept` are known already: their first phrase keeps
+        its answer, and the others learn it. Returns the last loss.
         """
         count, features = len(phrases), self.network.config.features
         targets = 0.5 * torch.randn(count, features, generator=generator)
         targets = torch.cat([targets, torch.tensor(priors).log()[:, None]], dim=1)  # (C, D + 1)
         targets = targets.to(self.to_answer.weight.device)
+        if kept:
+            with torch.no_grad():
+                known = self.answers([phrases[index][0] for index in kept])
+            targets[list(kept)] = torch.cat([known.vectors, known.biases[:, None]], dim=1)
         parameters = [*self.tower.parameters(), *self.to_answer.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
         loss = torch.zeros(())
-        with torch.no_grad():
-            self.to_answer.bias.copy_(targets.mean(0))
+        if not kept:
+            with torch.no_grad():
+                self.to_answer.bias.copy_(targets.mean(0))
         for _ in range(steps):
-            draws = torch.rand(count, 4, generator=generator).tolist()
+            draws = torch.rand(count, 4, generator=generator)
+            draws[:, 0] = 0.0  # one of four is always the first
             chosen = [
                 names[int(d * len(names))]
-                for names, row in zip(phrases, draws, strict=True)
+                for names, row in zip(phrases, draws.tolist(), strict=True)
                 for d in row
             ]
             read = self.to_answer(self.tower(chosen)).unflatten(0, (count, 4))  # (C, 4, D + 1)

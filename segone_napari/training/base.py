@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,28 +114,42 @@ def build_model(config: TrainConfig, vocabulary: Vocabulary, start: Path | None 
         return UNetModel(config.unet, vocabulary.class_names)
     if config.system != "segone":
         raise BadInput(f"can't train the system {config.system!r}; use segone or unet")
-    names = vocabulary.class_names
-    phrases = [(name, *vocabulary.phrases(name)) for name in names]
+    phrases = _phrases(vocabulary)
     tower = TextTower.create(config.text, itertools.chain(*phrases), config.seed)
     model = SegOneModel(config.network, tower)
-    generator = torch.Generator().manual_seed(config.seed)
-    model.learn_names(phrases, [vocabulary.prior(name) for name in names], generator)
+    _learn_names(model, vocabulary, config, known=())
     return model
+
+
+def _phrases(vocabulary: Vocabulary) -> list[tuple[str, ...]]:
+    """Every class by its canonical name, then all its names."""
+    return [(name, *vocabulary.phrases(name)) for name in vocabulary.class_names]
+
+
+def _learn_names(
+    model: SegOneModel, vocabulary: Vocabulary, config: TrainConfig, known: Sequence[str]
+) -> None:
+    generator = torch.Generator().manual_seed(config.seed)
+    names = vocabulary.class_names
+    priors = [vocabulary.prior(name) for name in names]
+    kept = [index for index, name in enumerate(names) if name in known]
+    model.learn_names(_phrases(vocabulary), priors, generator, kept=kept)
 
 
 def _start_from(folder: Path, config: TrainConfig, vocabulary: Vocabulary) -> Model:
     """Load the model that training starts from; a finer one grows out of it where that fits."""
     model, known, manifest = load_checkpoint(folder)
-    if manifest.system != config.system or known.class_names != vocabulary.class_names:
-        raise BadInput(
-            f"{folder} is a checkpoint of {manifest.system} with {len(known.class_names)} classes; "
-            f"start from one of {config.system} with the same classes"
-        )
+    if manifest.system != config.system:
+        raise BadInput(f"{folder} is a checkpoint of {manifest.system}, not of {config.system}")
     if isinstance(model, SegOneModel) and config.network.stem != model.config.stem:
         model = model.grown(config.network.stem // model.config.stem)
     wanted = config.unet if isinstance(model, UNetModel) else config.network
     if model.config != wanted:
         raise BadInput(f"the network in {folder} has other sizes: {model.config}")
+    if known.class_names != vocabulary.class_names:
+        if isinstance(model, UNetModel):
+            raise BadInput(f"the U-Net in {folder} has other classes, and can't learn new ones")
+        _learn_names(model, vocabulary, config, known.class_names)
     return model.train()
 
 
@@ -242,7 +256,7 @@ class _Step(nn.Module):
         self.config = config
         self.schedule = NoiseSchedule()
         self.names = vocabulary.class_names
-        self.phrases = [(name, *vocabulary.phrases(name)) for name in self.names]
+        self.phrases = _phrases(vocabulary)
 
     def forward(self, inputs: Tensor, labels: Tensor, step: int) -> Tensor:
         generator = generator_for(self.config.seed, step, 1, labels.device)

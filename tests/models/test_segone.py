@@ -151,3 +151,16 @@ def test_a_grown_model_answers_fine_pixels_as_their_mean():
     coarse = model.features(torch.nn.functional.avg_pool2d(fine, 2))
     expected = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(grown.features(fine), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_new_names_are_learnt_and_known_ones_keep_their_answers(taught):
+    model = untrained()
+    model.load_state_dict(taught.state_dict())
+    before = model.answers(NAMES)
+    phrases = [*PHRASES, ("tumour", "glioma", "neoplasm")]
+    generator = torch.Generator().manual_seed(3)
+    model.learn_names(phrases, [*PRIORS, 0.01], generator, kept=range(len(NAMES)))
+    after = model.answers(NAMES)
+    torch.testing.assert_close(after.vectors, before.vectors, rtol=0.0, atol=0.15)
+    new = model.answers(["tumour", "glioma"]).vectors
+    assert (new[0] - new[1]).norm() < 0.3 * torch.cdist(new[:1], after.vectors).min()

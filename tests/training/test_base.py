@@ -262,7 +262,7 @@ def test_a_finer_network_grows_out_of_a_checkpoint(maps, whole_run):
 def test_a_checkpoint_that_does_not_fit_is_refused(changed, whole_run):
     start = whole_run[0] / "checkpoint"
     config = replace(TRAINING, start="checkpoint", **changed)
-    with pytest.raises(BadInput, match=r"start from one of unet|has other sizes"):
+    with pytest.raises(BadInput, match=r"not of unet|has other sizes"):
         base.build_model(config, Vocabulary.load(start / "vocabulary.json"), start)
 
 
