@@ -116,11 +116,14 @@ def _write(
 
 def _stacked(values: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
     """Put masks that don't overlap into one array (i, j, k) of labels, others into (i, j, k, n)."""
-    if values[0].dtype != np.uint8 or len(values) > 255 or sum(values).max() > 1:
+    if values[0].dtype != np.uint8 or len(values) > 255:
         return np.stack(values, axis=-1)
     labels = np.zeros_like(values[0])
     for label, mask in enumerate(values, start=1):
-        labels[mask != 0] = label
+        inside = mask != 0
+        if labels[inside].any():
+            return np.stack(values, axis=-1)
+        labels[inside] = label
     return labels
 
 

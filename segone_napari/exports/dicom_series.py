@@ -164,7 +164,7 @@ def _read_header(file: Path) -> Dataset | None:
             setattr(header, keyword, "")
     for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         if keyword in full:
-            setattr(header, keyword, [_bare_group(group) for group in full[keyword]])
+            setattr(header, keyword, [_bare_group(group) for group in full[keyword].value])
     header.file_meta = full.file_meta
     return header
 

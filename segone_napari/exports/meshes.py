@@ -17,6 +17,9 @@ import trimesh
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import marching_cubes
+from trimesh.exchange.gltf import export_glb
+from trimesh.exchange.ply import export_ply
+from trimesh.exchange.stl import export_stl
 
 from segone_napari.exports.content import Content, Segment, numbered_names
 from segone_napari.runtime import BadInput
@@ -114,7 +117,7 @@ def write_stl(content: Content, path: Path) -> None:
             f"an STL file holds one mesh, and there are {len(content.segments)} structures; "
             "name a folder instead of a file, or write .glb or .ply"
         )
-    data = _as_trimesh(content.segments[0]).export(file_type="stl")
+    data = export_stl(_as_trimesh(content.segments[0]))
     # The first 80 bytes are free for remarks, but must not begin with "solid".
     path.write_bytes(f"segone-napari {SPACE_MARK}".encode().ljust(80) + data[80:])
 
@@ -128,7 +131,7 @@ def write_ply(content: Content, path: Path) -> None:
         If all masks are empty.
     """
     whole = trimesh.util.concatenate([mesh for _, mesh in _meshes(content)])
-    data = whole.export(file_type="ply", vertex_normal=False)
+    data = export_ply(whole, vertex_normal=False)
     first, rest = data.split(b"\n", 1)
     path.write_bytes(first + b"\n" + _after_format(rest))
 
@@ -145,7 +148,7 @@ def write_glb(content: Content, path: Path) -> None:
     for name, mesh in _meshes(content):
         scene.add_geometry(mesh, geom_name=name, node_name=name)
     scene.metadata["space"] = "RAS, mm"
-    path.write_bytes(scene.export(file_type="glb"))
+    path.write_bytes(export_glb(scene))
 
 
 def write_folder(content: Content, folder: Path, ending: str) -> None:
@@ -189,6 +192,5 @@ def _as_trimesh(segment: Segment) -> trimesh.Trimesh:
     surface = surface_of(segment)
     if not len(surface.faces):
         raise BadInput(f"the mask of {segment.name} is empty, so it has no surface; leave it out")
-    mesh = trimesh.Trimesh(surface.vertices, surface.faces, process=False)
-    mesh.visual.vertex_colors = np.array([*segment.colour, 255], dtype=np.uint8)
-    return mesh
+    colours = np.tile(np.array([*segment.colour, 255], dtype=np.uint8), (len(surface.vertices), 1))
+    return trimesh.Trimesh(surface.vertices, surface.faces, vertex_colors=colours, process=False)
