@@ -114,7 +114,7 @@ def interpolate(mask: NDArray[Any], slices: Sequence[int], axis: int, spacing: S
         )
     if given[0] < 0 or given[-1] >= mask.shape[axis]:
         raise BadInput(f"this mask has slices 0 to {mask.shape[axis] - 1}; got {given}")
-    result = (np.asarray(mask) != 0).astype(np.uint8)
+    result: Mask = (np.asarray(mask) != 0).astype(np.uint8)
     planes = np.moveaxis(result, axis, 0)  # a view: (slices, rows, columns)
     in_plane = np.array([mm for n, mm in enumerate(spacing) if n != axis])
     for first, last in pairwise(given):
@@ -174,7 +174,10 @@ def _way(first: NDArray[np.bool_], last: NDArray[np.bool_]) -> NDArray[np.float6
         return np.zeros(2)
     if any(ndimage.label(shape, np.ones((3, 3)))[1] != 1 for shape in (first, last)):
         return np.zeros(2)
-    return np.subtract(ndimage.center_of_mass(last), ndimage.center_of_mass(first))
+    way: NDArray[np.float64] = np.subtract(
+        ndimage.center_of_mass(last), ndimage.center_of_mass(first)
+    )
+    return way
 
 
 def _most(

@@ -47,6 +47,8 @@ sync_at_once=True)`` does it in every call, for scripts.
 every edit; without ``on_problem`` it is raised, once, after the edit has been done. Each `sync`
 tries again to write what is missing, and ``is_saved`` is True again when that worked.
 
+`close` says with False that some edits never came to the disk: warn before the window goes.
+
 Corrections, which the model learns from, and the log of what was asked::
 
     project.add_correction("left hippocampus", image, mask, axis=2, slices=(40, 52))

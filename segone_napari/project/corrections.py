@@ -29,6 +29,9 @@ from segone_napari.runtime import BadInput
 AXES = "ijk"
 """The letters of the array axes, in order."""
 
+CORRECT_AGAIN = "correct the slices again, or remove this correction"
+"""What to do about a damaged correction."""
+
 _UNREADABLE = (OSError, ValueError, KeyError, IndexError, TypeError, zlib.error, zipfile.BadZipFile)
 
 
@@ -202,8 +205,12 @@ def packed_arrays(**arrays: NDArray[Any]) -> bytes:
     return stream.getvalue()
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path, cure: str = CORRECT_AGAIN) -> dict[str, NDArray[Any]]:
     """Read an ``.npz`` file; pickles are refused.
+
+    Parameters
+    ----------
+    cure : what a person can do when it is damaged.
 
     Raises
     ------
@@ -214,7 +221,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except _UNREADABLE as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, str(error), cure) from error
 
 
 def _checked_slices(
@@ -284,7 +291,5 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def _damaged(path: Path, why: str) -> BadInput:
-    return BadInput(
-        f"the correction in {path} is damaged ({why}); correct the slices again, or remove it"
-    )
+def _damaged(path: Path, why: str, cure: str = CORRECT_AGAIN) -> BadInput:
+    return BadInput(f"{path} is damaged ({why}); {cure}")

@@ -21,8 +21,8 @@ Shape = tuple[int, int, int]
 Painted = tuple[Sequence[NDArray[np.int64]], Mask, Mask]
 """Indices along i, j and k, and the values before and after, all of one length."""
 
-_COLUMNS = (np.dtype("<u8"), np.dtype("<u8"), np.dtype("u1"), np.dtype("u1"))
-_RUN_BYTES = sum(column.itemsize for column in _COLUMNS)
+_LONG = np.dtype("<u8")
+_RUN_BYTES = 8 + 8 + 1 + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +48,9 @@ class Delta:
     def to_bytes(self) -> bytes:
         """Pack it; `from_bytes` undoes it."""
         # Column by column, and starts as gaps: equal bytes follow each other and pack better.
-        values = (np.diff(self.starts, prepend=0), self.lengths, self.before, self.after)
-        columns = zip(values, _COLUMNS, strict=True)
-        return zlib.compress(b"".join(v.astype(dtype).tobytes() for v, dtype in columns), 1)
+        gaps = np.diff(self.starts, prepend=0)
+        columns = (gaps.astype(_LONG), self.lengths.astype(_LONG), self.before, self.after)
+        return zlib.compress(b"".join(column.tobytes() for column in columns), 1)
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> Delta:
@@ -65,11 +65,10 @@ class Delta:
         count, rest = divmod(len(data), _RUN_BYTES)
         if rest:
             raise ValueError("not a delta")
-        columns, at = [], 0
-        for dtype in _COLUMNS:
-            columns.append(np.frombuffer(data, dtype, count, at))
-            at += count * dtype.itemsize
-        gaps, lengths, before, after = columns
+        gaps = np.frombuffer(data, _LONG, count)
+        lengths = np.frombuffer(data, _LONG, count, 8 * count)
+        before = np.frombuffer(data, np.uint8, count, 16 * count)
+        after = np.frombuffer(data, np.uint8, count, 17 * count)
         return cls(np.cumsum(gaps.astype(np.int64)), lengths.astype(np.int64), before, after)
 
     def reversed(self) -> Delta:

@@ -145,7 +145,8 @@ class Project:
         path = self._kept_image(image)
         if not path.exists():
             return None
-        return Volume(corrections.read_arrays(path)["voxels"], image.grid, image.name)
+        arrays = corrections.read_arrays(path, "remove it and open the image again")
+        return Volume(arrays["voxels"], image.grid, image.name)
 
     def log(self, event: str, **facts: Any) -> None:
         """Add a line to ``log.jsonl``: the time, what happened, and JSON values about it.

@@ -207,7 +207,8 @@ class EditHistory:
             self._refuse_locked([row.id for row, _ in entries if row.id])
             changes = [(row, self._as_mask(mask)) for row, mask in entries]
             new_id, position = self._work.next_id, len(self._work.rows)
-            parts, there = [], {}
+            parts: list[Part] = []
+            there: dict[int, Mask] = {}
             for row, mask in changes:
                 if row.id:
                     box = self._box_of_both(row.id, mask)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,38 @@ def test_closing_and_opening_reads_few_records_and_loses_no_undo(
     again = EditHistory.open(case)
     assert again._case.records_since_snapshot == 0
     assert facts(again) == now
+    assert whole_past_and_future(again) == everything
+
+
+def test_saving_in_another_thread_never_gets_between_edits(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case_module, "SNAPSHOT_RECORDS", 3)
+    history = EditHistory.open(case)
+    is_over = threading.Event()
+    failures: list[Exception] = []
+
+    def save() -> None:
+        try:
+            while not is_over.is_set():
+                history.sync()
+        except Exception as error:
+            failures.append(error)
+
+    saver = threading.Thread(target=save)
+    saver.start()
+    rng = np.random.default_rng(7)
+    for _ in range(300):
+        do_something(history, rng)
+    is_over.set()
+    saver.join()
+    assert not failures
+    assert history.sync()
+    now, everything = facts(history), whole_past_and_future(history)
+    died(history)
+    again = EditHistory.open(case)
+    assert again._case.records_since_snapshot < len(everything) * 3
+    assert facts(again)["masks"] == now["masks"]
     assert whole_past_and_future(again) == everything
 
 
