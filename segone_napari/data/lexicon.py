@@ -27,6 +27,8 @@ LEAST_COVERED = 0.8
 """Share of a prompt's weight that an entry's concepts must cover; the rest may be unheard of."""
 LEAST_AGREEMENT = 0.6
 """Least agreement (Dice of weights) of a prompt with one description."""
+LEAST_AGREEMENT_OF_NAME_AND_MORE = 0.9
+"""The same where the prompt is a name and one more concept, which must be in the description."""
 LEAST_LEAD = 0.06
 """How much better than the next entry a description must fit, or it is ambiguous."""
 LONGEST = 120
@@ -42,13 +44,25 @@ class Name:
     words : in the form of `segone_napari.data.prompts.parse`.
     entry : what it names.
     needs_side : whether it names this only together with a side ("left ventricle").
-    is_description : whether it is compared by its concepts only and never shown or mended.
     """
 
     words: Words
     entry: str
     needs_side: bool = False
-    is_description: bool = False
+
+
+@dataclass(frozen=True)
+class Description:
+    """Many ways to describe an entry, compared by their concepts only.
+
+    Attributes
+    ----------
+    places : for each place of the description, the words that may stand there.
+    entry : what is described.
+    """
+
+    places: tuple[tuple[Words, ...], ...]
+    entry: str
 
 
 @dataclass(frozen=True)
@@ -64,12 +78,13 @@ class Lexicon:
 
     Parameters
     ----------
-    names : all of them.
+    names, descriptions : all of them.
     same : word to what it is another form of ("hippocampal" to "hippocampus", "wm" to "white
         matter").
     related : word to what it stands for in a description ("beneath" to "below"), besides `same`.
     neutral : words that change nothing beside a name ("complex").
     weak : words that tell nothing in a description, besides `neutral` ("part").
+    generic : concepts that describe anything; a description needs another one beside them.
     variants : plurals and other spellings, to the words that names are written with.
     others : words that are spelt right but name nothing here, so that they are not taken for
         typing errors.
@@ -78,19 +93,23 @@ class Lexicon:
     def __init__(
         self,
         names: Iterable[Name],
+        descriptions: Iterable[Description],
         *,
         same: Mapping[str, str],
         related: Mapping[str, str],
         neutral: Iterable[str],
         weak: Iterable[str],
+        generic: Iterable[str],
         variants: Mapping[str, str],
         others: Iterable[str],
     ) -> None:
         self._names = tuple(names)
+        self._descriptions = tuple(descriptions)
         self._same = same
         self._related = related
         self._neutral = frozenset(neutral)
         self._weak = self._neutral | frozenset(weak)
+        self._generic = frozenset(generic)
         self._variants = variants
         self._others = frozenset(others)
 
@@ -135,14 +154,28 @@ class Lexicon:
         """Return the one entry that the words describe."""
         asked = self._concepts(words)
         if len(asked) < 2:
+            return self._only_description(asked)
+        if asked <= self._generic:
             return None
+        # "posterior thalamus" names a thing and tells something more, which has to be known.
+        more = {c for c in asked if asked - {c} in self._concepts_of_names}
         scores: dict[str, float] = {}
         for entry, known in self._concepts_of.items():
             if self._weigh(asked & known) >= LEAST_COVERED * self._weigh(asked):
-                scores[entry] = max(self._agreement(asked, d) for d in self._descriptions_of[entry])
-        ranked = sorted(scores, key=lambda entry: -scores[entry])
-        best, second = [scores[entry] for entry in ranked[:2]] + [0.0] * (2 - len(ranked[:2]))
-        return ranked[0] if best >= LEAST_AGREEMENT and best - second >= LEAST_LEAD else None
+                descriptions = (d for d in self._descriptions_of[entry] if more <= d)
+                scores[entry] = max((self._agreement(asked, d) for d in descriptions), default=0.0)
+        best, second = sorted([*scores.values(), 0.0, 0.0], reverse=True)[:2]
+        least = LEAST_AGREEMENT_OF_NAME_AND_MORE if more else LEAST_AGREEMENT
+        if best < least or best - second < LEAST_LEAD:
+            return None
+        return max(scores, key=lambda entry: scores[entry])
+
+    def _only_description(self, asked: frozenset[str]) -> str | None:
+        """Return the one entry that is described by one concept alone: "hemicerebellum"."""
+        for description in self._descriptions:
+            if asked and self._written_out(description) == {asked}:
+                return description.entry
+        return None
 
     def nearest(self, words: Words, count: int = 3) -> list[str]:
         """Up to `count` entries whose names look like the words or share some, nearest first."""
@@ -168,7 +201,7 @@ class Lexicon:
     def _table(self) -> Mapping[tuple[Words, bool], str]:
         """(words, whether a side is named) to the entry; sorted words begin with an empty one."""
         table: dict[tuple[Words, bool], str] = {}
-        for name in self._spelt_names_and_sided:
+        for name in self._names:
             for words in (name.words, ("", *sorted(name.words))):
                 for has_side in (True,) if name.needs_side else (False, True):
                     # What needs a side is the more particular reading, so it comes first.
@@ -180,7 +213,7 @@ class Lexicon:
     def _by_concepts(self) -> Mapping[tuple[frozenset[str], bool], str]:
         """(stems, whether a side is named) to the entry, where there is only one."""
         entries: dict[tuple[frozenset[str], bool], set[str]] = defaultdict(set)
-        for name in self._spelt_names_and_sided:
+        for name in self._names:
             stems = self._stems(name.words)
             for has_side in (True,) if name.needs_side else (False, True):
                 entries[stems, has_side].add(name.entry)
@@ -188,11 +221,7 @@ class Lexicon:
 
     @cached_property
     def _spelt_names(self) -> tuple[Name, ...]:
-        return tuple(n for n in self._names if not n.needs_side and not n.is_description)
-
-    @cached_property
-    def _spelt_names_and_sided(self) -> tuple[Name, ...]:
-        return tuple(n for n in self._names if not n.is_description)
+        return tuple(name for name in self._names if not name.needs_side)
 
     @cached_property
     def _entries_of(self) -> Mapping[str, set[str]]:
@@ -211,6 +240,7 @@ class Lexicon:
     @cached_property
     def _known_words(self) -> frozenset[str]:
         words = {word for name in self._names for word in name.words}
+        words |= {w for d in self._descriptions for place in d.places for ws in place for w in ws}
         return frozenset(words | {*self._same, *self._related} | self._weak | self._others)
 
     @cached_property
@@ -222,15 +252,37 @@ class Lexicon:
 
     @cached_property
     def _descriptions_of(self) -> Mapping[str, tuple[frozenset[str], ...]]:
+        # Where two entries would share a description, a name comes before what is written out, and
+        # a plain description before one of many ways.
+        ranked: list[dict[str, set[frozenset[str]]]] = [defaultdict(set) for _ in range(3)]
+        for name in self._spelt_names:
+            ranked[0][name.entry].add(self._concepts(name.words))
+        for description in self._descriptions:
+            ways = self._written_out(description)
+            ranked[1 if len(ways) == 1 else 2][description.entry] |= ways
         descriptions: dict[str, set[frozenset[str]]] = defaultdict(set)
-        for name in self._names:
-            if not name.needs_side and (concepts := self._concepts(name.words)):
-                descriptions[name.entry].add(concepts)
+        taken: set[frozenset[str]] = {frozenset()}
+        for rank in ranked:
+            for entry, found in rank.items():
+                descriptions[entry] |= found - taken
+            taken.update(*rank.values())
         return {entry: tuple(found) for entry, found in descriptions.items()}
+
+    def _written_out(self, description: Description) -> set[frozenset[str]]:
+        """The concepts of each way to fill a description's places."""
+        ways: set[frozenset[str]] = {frozenset()}
+        for place in description.places:
+            choices = {self._concepts(words) for words in place}
+            ways = {way | choice for way in ways for choice in choices}
+        return ways
 
     @cached_property
     def _concepts_of(self) -> Mapping[str, frozenset[str]]:
         return {e: frozenset().union(*found) for e, found in self._descriptions_of.items()}
+
+    @cached_property
+    def _concepts_of_names(self) -> frozenset[frozenset[str]]:
+        return frozenset(self._concepts(name.words) for name in self._spelt_names)
 
     @cached_property
     def _weights(self) -> Mapping[str, float]:
@@ -279,19 +331,19 @@ def _is_typo(word: str, known: str, edits: int, has_context: bool) -> bool:
     """Whether `edits` between a typed and a known word are a slip.
 
     A short word is another word after one change: then two neighbours may be swapped ("brian"),
-    or, beside words that are spelt right, one letter may be wrong.
+    or, beside words that are spelt right, one letter may be wrong or the letters out of order.
     """
-    if edits == 1 and len(known) >= 5 and sorted(word) == sorted(known):
+    if len(known) >= 5 and sorted(word) == sorted(known) and (edits == 1 or has_context):
         return True
     if word[0] != known[0] and len(known) < 8:
         return False
     if len(known) < 6:
         return has_context and edits <= 1
-    return edits <= (1 if len(known) < 9 else 2)
+    return edits <= (1 if len(known) < 8 else 2)
 
 
 def readings(words: Words, has_side: bool) -> Iterator[Words]:
-    """Yield the words, then without "all" and without where the brain is anyway."""
+    """Yield the words, then without "all", without where the brain is anyway, without "tissue"."""
     yield words
     if len(words) > 1 and words[0] in ("all", "whole", "total"):
         words = words[1:]
@@ -301,5 +353,7 @@ def readings(words: Words, has_side: bool) -> Iterator[Words]:
         yield words
     elif len(words) > 1 and words[0] == "brain":
         yield words[1:]
+    if len(words) > 1 and words[-1] in ("tissue", "nucleus", "compartment", "parenchyma"):
+        yield words[:-1]
     if has_side and len(words) > 1 and "hemisphere" in words:
         yield tuple(w for w in words if w not in ("hemisphere", "cerebral", "brain"))

@@ -19,12 +19,12 @@ def _words(text: str) -> frozenset[str]:
 
 
 LEFT = _words(
-    "left l lt lft lefft letf leftt sin sinist sinister sinistra sinistrum sinistri sinistral "
-    "sx lh lhs leftward lefthand lefthanded leftside leftsided"
+    "left l lt lft lefft letf leftt sin sinist sinister sinistra sinistrum sinistri "
+    "sinistrae sinistro sinistral sx lh lhs leftward lefthand lefthanded leftside leftsided"
 )
 RIGHT = _words(
     "right r rt rgt rght rigth rihgt riht righ rigt dex dext dextr dexter dextra dextrum dextri "
-    "dextral dx rh rhs rightward righthand righthanded rightside rightsided"
+    "dextrae dextro dextral dx rh rhs rightward righthand righthanded rightside rightsided"
 )
 BOTH = _words(
     "both bilateral bilaterally bilat bil bilaterals lr rl either each bilateralis ambo ambae "
@@ -50,11 +50,16 @@ FILLERS = _words(
     "might try work working return produce generate add fill pick cut out colour color located "
     "called just only render visualise visualize reveal present output result results predict "
     "me i us we let lets to where is are what which whats wheres how it so as if ll ve re d m am "
+    "analyse analyze analysis examine inspect evaluate assess report exact exactly accurate "
+    "accurately precise precisely carefully clearly automatically auto possible use using go ahead "
+    "focus concentrate mind letting able help them they ones about regarding concerning every "
+    "segmentations outlines masks delineations annotation annotations overlay overlaid focusing "
+    "red green blue yellow orange pink purple "
     # being polite, and going on from the last prompt
     "hi hello hey dear thank thanks thx cheers ok okay quickly again also too start begin next "
     "now finally same once more together altogether "
     # measuring
-    "big large size sizes volume volumes volumetry volumetric vol much many amount voxel voxels "
+    "size sizes volume volumes volumetry volumetric vol amount voxel voxels "
     "pixel pixels belong belongs belonging extent "
     # articles and the like
     "the a an of in on at for from within by this that these those my your its his her their "
@@ -63,7 +68,7 @@ FILLERS = _words(
     "mri mr t1 t2 t1w t2w flair weighted scan scans image images picture slice dataset study "
     "sequence acquisition patient patients subject subjects person persons human structure "
     "structures region regions area areas roi rois anatomical anatomic anatomy entire complete "
-    "full proper visible"
+    "full proper visible 3d 2d"
 )
 
 ALIASES = {
@@ -106,10 +111,31 @@ _REQUEST = re.compile(
     r"locate|display|extract|measure|give|can you|could you|i want|i need|i'd like|i would like)\b",
     re.IGNORECASE,
 )
-_DRAW_AROUND = re.compile(
-    r"\b(?:draw|trace|circle|outline|contour|line|mask)(?: a (?:line|circle))? around\b",
+_ASKING = re.compile(
+    r"\b(?:draw|trace|circle|outline|contour|line|mask)(?: a (?:line|circle))? around\b"
+    r"|\b(?:start|begin|continue|proceed|go on|carry on|help me|help) with\b"
+    r"|\b(?:from|in) the (?:beginning|end|meantime)\b|\bfor (?:me|us|now|today|example)\b"
+    r"|\bhow (?:big|large|much|many|small|wide)\b",
     re.IGNORECASE,
 )
+RELATIONS = _words(
+    "behind infrontof above below medialto lateralto beside between around inside outside under "
+    "beneath near within bordering along over"
+)
+_RELATIONS = tuple(
+    (re.compile(rf"\b(?:{said})\b", re.IGNORECASE), relation)
+    for said, relation in (
+        (r"(?:posterior|dorsal|caudal) to|at the back of|in back of", "behind"),
+        (r"(?:anterior|rostral) to|in front of", "infrontof"),
+        (r"superior to|on top of", "above"),
+        (r"inferior to|ventral to", "below"),
+        (r"medial to|inward (?:from|of)|inside of", "medialto"),
+        (r"lateral to|outward (?:from|of)", "lateralto"),
+        (r"next to|adjacent to|close to|on (?:either|each) side of|beside of", "beside"),
+        (r"(?:part|region|area|structure) of (?:the )?(?:human )?brain(?= [a-z])", ""),
+    )
+)
+"""Where something lies relative to another: "posterior to the pons", unlike "posterior pons"."""
 _GLUED_WORD = re.compile(r"^(left|right)([a-z]{3,})$|^([LR])([A-Z][A-Za-z]+)$")
 
 
@@ -158,7 +184,9 @@ def tokenize(text: str, is_name: Callable[[str], bool] = lambda _: False) -> lis
     text = "".join(c for c in text if not unicodedata.combining(c))
     text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", text)
     text = re.sub(r"[^\W_]+", lambda word: _unglued(word[0], is_name), text)
-    text = _DRAW_AROUND.sub("outline", text).lower()
+    text = _ASKING.sub("outline", text).lower()
+    for said, relation in _RELATIONS:
+        text = said.sub(relation, text)
     text = re.sub(r"['\u2018\u2019\u02bc`](?=s\b)", " '", text)
     text = re.sub(r"(?<=\w)['\u2018\u2019\u02bc](?=t\b)", "", text)
     text = re.sub(r"\bw/o\b", "without", text)
@@ -181,6 +209,10 @@ def singular(word: str) -> str:
     """
     if word in ALIASES:
         return ALIASES[word]
+    if len(word) > 5 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 5 and word.endswith(("xes", "uses", "ches", "shes", "sses")):
+        return word[:-2]
     if len(word) > 4 and word.endswith("s") and not word.endswith(("ss", "us", "is", "ens")):
         return word[:-1]
     return word
@@ -199,6 +231,18 @@ def parts(text: str) -> list[str]:
 def both_sides_as_one(text: str) -> str:
     """Write "left and right hippocampus" as "bilateral hippocampus", so that it isn't split."""
     return _BOTH_SIDES.sub("bilateral", text)
+
+
+def alternatives(pattern: str) -> list[list[str]]:
+    """Take a description apart into places and what may stand there.
+
+    Examples
+    --------
+    >>> alternatives("(fluid|cavity) behind the pons")
+    [['fluid', 'cavity'], ['behind the pons']]
+    """
+    pieces = [piece.strip().split("|") for piece in re.split(r"[()]", pattern)]
+    return [piece for piece in pieces if piece != [""]]
 
 
 def names_side_of_screen(text: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from segone_napari.data import prompts
-from segone_napari.data.lexicon import Found, How, Lexicon, Name, readings
+from segone_napari.data.lexicon import Description, Found, How, Lexicon, Name, readings
 from segone_napari.data.prompts import Side, split_prompts
 from segone_napari.runtime import BadCheckpoint
 
@@ -50,7 +50,9 @@ class Structure:
     colour : the base colour; a side is a little lighter or darker.
     synonyms : other names, unique in the whole vocabulary.
     synonyms_with_side : names that mean this only when a side is named ("left ventricle").
-    descriptions : what it is, does, or lies beside, as people say it; never trained on.
+    also : more names, abbreviations above all, that a text model is not trained on.
+    descriptions : what it is, does, or lies beside, as people say it; never trained on. Either of
+        "(fluid|cavity) behind the pons" is meant.
     parts : known anatomy inside it that is not told apart.
     volume_ml : the usual range in an adult, one side.
     labels : FreeSurfer values: side ("left", "right", "midline", or "split": both sides under one
@@ -63,6 +65,7 @@ class Structure:
     colour: Colour
     synonyms: tuple[str, ...]
     synonyms_with_side: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     descriptions: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     volume_ml: tuple[float, float] = (0.0, 0.0)
@@ -319,7 +322,7 @@ class Vocabulary:
             if found := self._lexicon.exact(words, request.side is not None):
                 how: How = "exact" if words == prompts.parse(found).words else "synonym"
                 answer = self._answer(Found(found, how), request.side)
-                if answer.term:
+                if answer.term or found not in self._by_name:
                     return answer
                 refusal = refusal or answer
         return refusal
@@ -334,11 +337,13 @@ class Vocabulary:
         for words in readings(request.words, request.side is not None):
             if found := self._look_up(words, request.side is not None):
                 return self._answer(found, request.side)
-        elsewhere = next((w for w in request.words if w in self._elsewhere), None)
-        if elsewhere:
-            return Match(None, None, (), f"{elsewhere!r} is not a structure of the brain")
+        if whole := self._whole_of(request.words):
+            reason = f"only the whole {whole} is known"
+            return Match(None, None, (self._sided(whole, request.side).canonical,), reason)
         if found := self._describe(request.words):
             return self._answer(found, request.side)
+        if elsewhere := next((w for w in request.words if w in self._elsewhere), None):
+            return Match(None, None, (), f"{elsewhere!r} is not a structure of the brain")
         return Match(None, None, self._suggest(request), "no known structure has this name")
 
     def _look_up(self, words: tuple[str, ...], has_side: bool) -> Found | None:
@@ -353,10 +358,30 @@ class Vocabulary:
             return Found(misspelt[0], "typo" if misspelt[1] else "synonym")
         return None
 
+    def _whole_of(self, words: tuple[str, ...]) -> str | None:
+        """Return what a part was asked of: "part of the thalamus", "tip of the putamen"."""
+        if len(words) < 2 or words[0] not in self._document.get("words", {}).get("parts", ()):
+            return None
+        found = self._lexicon.exact(words[1:], has_side=False)
+        return found if found in self._by_name else None
+
     def _describe(self, words: tuple[str, ...]) -> Found | None:
-        """Find what a description means, with typing errors mended where that is possible."""
-        found = self._lexicon.described(self._lexicon.mended(words) or words)
-        return Found(found, "description") if found else None
+        """Find what a description means, with typing errors mended where that is possible.
+
+        What begins with a name ("caudate beside the lateral ventricle") means nothing else.
+        """
+        words = self._lexicon.mended(words) or words
+        entry = self._lexicon.described(words)
+        if entry in self._by_name:
+            starts = (
+                self._lexicon.exact(words[:n], False)
+                for n in range(len(words) - 1, 0, -1)
+                if words[n] in prompts.RELATIONS
+            )
+            first = next((e for e in starts if e in self._by_name), entry)
+            if not set(self.term(first).classes) & set(self.term(entry).classes):
+                return None
+        return Found(entry, "description") if entry else None
 
     def _answer(self, found: Found, side: Side | None) -> Match:
         kind, _, name = found.entry.rpartition(":")
@@ -426,10 +451,12 @@ class Vocabulary:
         words = self._document.get("words", {})
         return Lexicon(
             self._names(),
+            self._descriptions(),
             same=_by_word(words.get("same", {})),
             related=_by_word(words.get("related", {})),
             neutral=words.get("neutral", ()),
             weak=words.get("weak", ()),
+            generic=words.get("generic", ()),
             variants=prompts.ALIASES,
             others=(
                 *map(prompts.singular, words.get("others", ())),
@@ -450,27 +477,33 @@ class Vocabulary:
 
     @cached_property
     def _single_names(self) -> frozenset[str]:
-        return frozenset(
-            n.words[0] for n in self._names() if len(n.words) == 1 and not n.is_description
-        )
+        return frozenset(n.words[0] for n in self._names() if len(n.words) == 1)
 
     def _is_name(self, word: str) -> bool:
         """Whether one word, perhaps in the plural, names something that can be asked for."""
         return prompts.singular(word) in self._single_names
 
     def _names(self) -> Iterator[Name]:
-        """Every name and description, of what is known and of what isn't."""
+        """Every name of what is known and of what isn't."""
         for entry in (*self.structures, *self.groups):
-            for name in entry.names:
+            for name in (*entry.names, *entry.also):
                 yield Name(prompts.parse(name).words, entry.name)
             for name in entry.synonyms_with_side:
                 yield Name(prompts.parse(name).words, entry.name, needs_side=True)
-            for name in entry.descriptions:
-                yield Name(prompts.parse(name).words, entry.name, is_description=True)
         for part in self._parts:
             yield Name(prompts.parse(part).words, f"{PART}:{part}")
         for name in self._document.get("unknown", ()):
             yield Name(prompts.parse(name).words, f"{UNKNOWN}:{name}")
+
+    def _descriptions(self) -> Iterator[Description]:
+        words: dict[str, tuple[str, ...]] = {}
+        for entry in (*self.structures, *self.groups):
+            for pattern in entry.descriptions:
+                places = prompts.alternatives(pattern)
+                for text in (text for place in places for text in place):
+                    if text not in words:
+                        words[text] = prompts.parse(text).words
+                yield Description(tuple(tuple(words[t] for t in p) for p in places), entry.name)
 
     def _structure(self, class_name: str) -> Structure | None:
         """Return the structure of a class; None for background."""
@@ -488,6 +521,7 @@ def _structure(entry: Mapping[str, Any]) -> Structure:
         colour=(int(red), int(green), int(blue)),
         synonyms=tuple(entry["synonyms"]),
         synonyms_with_side=tuple(entry.get("synonyms_with_side", ())),
+        also=tuple(entry.get("also", ())),
         descriptions=tuple(entry.get("descriptions", ())),
         parts=tuple(entry.get("parts", ())),
         volume_ml=(float(low), float(high)),
