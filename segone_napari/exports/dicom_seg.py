@@ -110,7 +110,9 @@ def _write(
             content_description=NOT_FOR_DIAGNOSIS,
             specific_character_set="ISO_IR 192",  # names of structures may have any letters
         )
-    _finish(made, content)
+    if content.deidentify:
+        made.PatientIdentityRemoved = "YES"
+        made.DeidentificationMethod = "Patient and study attributes emptied; UIDs kept"
     made.save_as(path, enforce_file_format=True)
 
 
@@ -206,15 +208,6 @@ def _description(content: Content, segment: Segment, number: int) -> hd.seg.Segm
 
 def _concept(code: Code) -> hd.sr.CodedConcept:
     return hd.sr.CodedConcept(code.value, code.scheme, code.meaning)
-
-
-def _finish(made: Dataset, content: Content) -> None:
-    """Take out what highdicom adds of the scanner and its institution; say what was blanked."""
-    if "ContributingEquipmentSequence" in made:
-        del made.ContributingEquipmentSequence
-    if content.deidentify:
-        made.PatientIdentityRemoved = "YES"
-        made.DeidentificationMethod = "Patient and study attributes emptied; UIDs kept"
 
 
 def _blank_identity(header: Dataset) -> None:
