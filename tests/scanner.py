@@ -69,7 +69,8 @@ def _image(volume: Volume, k: int) -> Dataset:
     lps = _TO_LPS @ volume.affine
     spacing = nib.affines.voxel_sizes(lps)
     data.Modality, data.Manufacturer = "MR", "SIEMENS"
-    data.PatientBirthDate, data.StudyDate = "19600102", "20200304"
+    data.PatientBirthDate = "19600102"
+    data.StudyDate, data.StudyTime = "20200304", "112233"
     data.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND"]
     data.InstanceNumber, data.AcquisitionNumber = k + 1, 1
     data.RepetitionTime, data.EchoTime, data.EchoNumbers = "2000", "3", "1"

@@ -92,9 +92,10 @@ class Chooser(QDialog):
             self.table.currentCellChanged.connect(self._show_volumes)
             self.table.cellDoubleClicked.connect(self.accept)
             self.table.selectRow(0)
-            self.table.setFocus()
             self.resize(760, 320)
         self._show_volumes()
+        first = self.table or (self.volume if volumes > 1 else self.directions)
+        first.setFocus()
 
     @property
     def choice(self) -> Choice:

@@ -363,6 +363,36 @@ def test_compressed_series_has_the_same_voxels(tmp_path: Path, kind: str) -> Non
     assert_same(found, converted)
 
 
+def test_jpeg_lossless_series_has_the_same_voxels(tmp_path: Path) -> None:
+    """The commonest coding of archives."""
+    gdcm = pytest.importorskip("gdcm", reason="the extra 'dicom' is not installed")
+    volume = scanner.head()
+    plain = scanner.save(scanner.images(volume), tmp_path / "plain")
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for path in sorted(plain.iterdir()):
+        reader, change, writer = (
+            gdcm.ImageReader(),
+            gdcm.ImageChangeTransferSyntax(),
+            gdcm.ImageWriter(),
+        )
+        reader.SetFileName(str(path))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(folder / path.name))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+    syntax = pydicom.dcmread(folder / "IM0000").file_meta.TransferSyntaxUID
+    assert syntax == JPEGLosslessSV1
+    found = formats.read(folder)
+    assert_same(found, volume)
+    (converted,) = dcm2niix(folder)
+    assert_same(found, converted)
+
+
 def test_big_endian_series_has_the_same_voxels(tmp_path: Path) -> None:
     volume = scanner.head()
     made = scanner.images(volume)
@@ -647,11 +677,3 @@ def test_a_file_of_another_kind_loads_no_dicom_library(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-def test_jpeg_lossless_series_is_read_with_the_extra() -> None:
-    """The commonest coding of archives: a single file, since nothing here writes it."""
-    pytest.importorskip("gdcm", reason="the extra 'dicom' is not installed")
-    data = pydicom.dcmread(get_testdata_file("SC_rgb_jpeg_gdcm.dcm"))
-    assert data.file_meta.TransferSyntaxUID == JPEGLosslessSV1
-    assert data.pixel_array.shape == (100, 100, 3)
