@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from segone_napari.runtime import BadInput
 from segone_napari.systems.base import Result
-from segone_napari.volume import Affine, Grid, Volume
+from segone_napari.volume import Affine, Box, Grid, Volume
 
 DISPLAY_AXES = "IPL"
 ASSUMED_AXES = "SPL"
@@ -245,13 +245,14 @@ class Answer:
     Attributes
     ----------
     result : what the system said.
-    mask : uint8, in the axis order of the image's layer.
-    largest : the layer's index, along each axis, of the slice with most of the mask.
+    stored : uint8 (i, j, k), the mask in the volume's own order; of what was not found the mask
+        that "show anyway" shows.
+    mask : the same memory in the axis order of the image's layer.
     """
 
     result: Result
+    stored: NDArray[np.uint8]
     mask: NDArray[np.uint8]
-    largest: Index
 
     @property
     def name(self) -> str:
@@ -261,20 +262,26 @@ class Answer:
 
 def answer(image: LayerImage, result: Result) -> Answer:
     """Bring a result into the axis order of its image's layer. Safe in a worker."""
-    mask = np.ascontiguousarray(image.layout.to_layer(result.mask.data))
-    counts = [mask.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.int64) for axis in range(3)]
+    stored = (result.mask if result.found else result.draft_mask).data
+    return Answer(result, stored, image.layout.to_layer(stored))
+
+
+def largest_slices(mask: NDArray[Any]) -> Index:
+    """The index, along each axis of a mask, of the slice with most of it."""
+    counts = [np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
     i, j, k = (int(np.argmax(count)) for count in counts)
-    return Answer(result, mask, (i, j, k))
+    return i, j, k
 
 
-def labels_layer(image: Image, shown: Answer) -> Labels:
-    """Make the Labels layer of an answer, exactly over its image."""
-    result = shown.result
+def labels_layer(
+    image: Image, name: str, colour: tuple[int, int, int], mask: NDArray[np.uint8]
+) -> Labels:
+    """Make a Labels layer that shows a mask, in the layer's axis order, exactly over its image."""
     metadata = {key: value for key, value in image.metadata.items() if key != "warnings"}
-    metadata |= {"segone_image": image.unique_id, "segone_name": shown.name}
+    metadata |= {"segone_image": image.unique_id, "segone_name": name}
     return Labels(
-        shown.mask,
-        name=shown.name,
+        mask,
+        name=name,
         scale=image.scale,
         translate=image.translate,
         rotate=image.rotate,
@@ -283,24 +290,62 @@ def labels_layer(image: Image, shown: Answer) -> Labels:
         units=image.units,
         axis_labels=image.axis_labels,
         opacity=0.6,
-        colormap=colour_map(result.colour),
+        colormap=colour_map(colour),
         metadata=metadata,
     )
+
+
+def stored_atoms(
+    painted: Sequence[Any], layout: Layout, layer_shape: Sequence[int]
+) -> list[tuple[tuple[NDArray[np.int64], ...], Any, Any]]:
+    """What a Labels layer's ``paint`` event says was painted, in the volume's own axis order.
+
+    napari tells of a box with a mask inside (brush, polygon, fill) or of single voxels.
+
+    Returns
+    -------
+    For each piece: indices along i, j and k, the values before, the value or values after.
+    """
+    atoms = []
+    for piece in painted:
+        if len(piece) == 4:
+            box, inside, before, after = piece
+            sides = [part.stop - part.start for part in box]
+            corner = np.array([part.start for part in box])[:, None]
+            inside = np.ones(sides, bool) if inside is None else np.reshape(inside, sides)
+            where = np.array(np.nonzero(inside)) + corner
+        else:
+            indices, before, after = piece
+            where = np.array(np.broadcast_arrays(*indices)).reshape(3, -1)
+        atoms.append((_stored_indices(where, layout, layer_shape), np.ravel(before), after))
+    return atoms
+
+
+def _stored_indices(
+    where: NDArray[Any], layout: Layout, layer_shape: Sequence[int]
+) -> tuple[NDArray[np.int64], ...]:
+    stored = np.empty((3, where.shape[1]), dtype=np.int64)
+    for layer_axis, (axis, is_flipped) in enumerate(zip(layout.axes, layout.flips, strict=True)):
+        last = layer_shape[layer_axis] - 1
+        stored[axis] = last - where[layer_axis] if is_flipped else where[layer_axis]
+    i, j, k = stored
+    return i, j, k
+
+
+def layer_box(box: Box, layout: Layout, layer_shape: Sequence[int]) -> Box:
+    """A box of the volume (i, j, k) as a box of the layer's array."""
+    sides = []
+    for layer_axis, (axis, is_flipped) in enumerate(zip(layout.axes, layout.flips, strict=True)):
+        side, size = box[axis], layer_shape[layer_axis]
+        sides.append(slice(size - side.stop, size - side.start) if is_flipped else side)
+    a, b, c = sides
+    return a, b, c
 
 
 def colour_map(colour: tuple[int, int, int]) -> DirectLabelColormap:
     """A colormap that gives this colour (0 to 255) to label 1, and to others painted later."""
     opaque = (*(value / 255.0 for value in colour), 1.0)
     return DirectLabelColormap(color_dict={None: opaque, 0: (0.0, 0.0, 0.0, 0.0), 1: opaque})
-
-
-def belongs_to(layer: NapariLayer, image: NapariLayer, name: str) -> bool:
-    """Whether a layer is our answer `name` for this image."""
-    return (
-        isinstance(layer, Labels)
-        and layer.metadata.get("segone_image") == image.unique_id
-        and layer.metadata.get("segone_name") == name
-    )
 
 
 def slice_on_screen(viewer: Any, layer: NapariLayer) -> tuple[int, int] | None:

@@ -1,10 +1,10 @@
-"""Letters at the edges of the canvas that say which way the patient lies: R L A P S I."""
+"""What the canvas always says of an image: which way the patient lies (R L A P S I), and mm."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from napari.components.overlays import TextOverlay
+from napari.components.overlays import ScaleBarOverlay, TextOverlay
 
 from segone_napari.gui.layers import Edge, LayerImage, edge_letters
 
@@ -18,7 +18,7 @@ _FULL = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "head", "I":
 
 
 class EdgeLetters:
-    """Four overlays on a viewer's canvas that follow its axes."""
+    """Overlays on a viewer's canvas that follow its axes: four letters and a scale."""
 
     def __init__(self, viewer: Any):
         self._viewer = viewer
@@ -26,8 +26,10 @@ class EdgeLetters:
             edge: TextOverlay(position=position, font_size=14, visible=False)
             for edge, position in _POSITIONS.items()
         }
+        self._scale = ScaleBarOverlay(position="bottom_right", visible=False)
         for edge, overlay in self._overlays.items():
             viewer.canvas.overlays[f"segone_{edge}"] = overlay
+        viewer.canvas.overlays["segone_scale"] = self._scale
 
     def update(self, image: LayerImage | None) -> str:
         """Show the letters for an image; return the words for where the patient's left is."""
@@ -36,6 +38,10 @@ class EdgeLetters:
         for edge, overlay in self._overlays.items():
             overlay.text = letters.get(edge, "") + doubt if edge in letters else ""
             overlay.visible = edge in letters
+        # A person who has switched napari's own scale bar on needs no second one.
+        self._scale.visible = (
+            image is not None and not self._viewer.canvas.overlays.scale_bar.visible
+        )
         if image is None:
             return ""
         return _words(letters)
@@ -45,9 +51,10 @@ class EdgeLetters:
         return {edge: overlay.text for edge, overlay in self._overlays.items()}
 
     def remove(self) -> None:
-        """Take the letters off the canvas."""
+        """Take letters and scale off the canvas."""
         for edge in self._overlays:
             self._viewer.canvas.overlays.pop(f"segone_{edge}", None)
+        self._viewer.canvas.overlays.pop("segone_scale", None)
 
 
 def _words(letters: Any) -> str:

@@ -1,11 +1,12 @@
-"""The line in which a person types what to outline, with completion from the vocabulary.
+"""The line in which a person types what to outline, with completion and former prompts.
 
-Several prompts are separated by ``;``: only the one under the cursor is completed.
+Several prompts are separated by ``;``: only the last one is completed. The up and down arrows go
+through what was typed before, also on other days.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from qtpy.QtCore import QModelIndex, QStringListModel, Qt
 from qtpy.QtGui import QKeyEvent
@@ -24,9 +25,12 @@ class PromptLine(QLineEdit):
         self.setPlaceholderText("left hippocampus; ventricles; …")
         self.setClearButtonEnabled(True)
         self.setToolTip(
-            "Type what to outline, several separated by ;\n"
-            "Enter: segment      Esc: cancel      ↓: choose from the list"
+            "Type what to outline, several separated by ;   (Ctrl+L)\n"
+            "Enter: segment      Esc: cancel      ↑ ↓: former prompts, or the list of names"
         )
+        self._former: list[str] = []
+        self._place = 0  # in `_former`; its length stands for what is being typed
+        self._typed = ""
         self._completer = _LastPromptCompleter(list(names), self)
         self.setCompleter(self._completer)
 
@@ -35,10 +39,31 @@ class PromptLine(QLineEdit):
         popup = self._completer.popup()
         is_choosing = popup is not None and popup.isVisible() and popup.currentIndex().isValid()
         is_enter = event is not None and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
+        steps = {Qt.Key.Key_Up: -1, Qt.Key.Key_Down: 1}
         if event is not None and is_choosing and is_enter:
             event.ignore()  # Qt's completer takes what the line leaves
+        elif event is not None and event.key() in steps and not self._is_list_open():
+            self._go_through_former(steps[Qt.Key(event.key())])
         else:
             super().keyPressEvent(event)
+
+    def set_former(self, prompts: Sequence[str]) -> None:
+        """Say what was typed before, the oldest first."""
+        self._former = list(prompts)
+        self._place = len(self._former)
+
+    def _is_list_open(self) -> bool:
+        popup = self._completer.popup()
+        return popup is not None and popup.isVisible()
+
+    def _go_through_former(self, step: int) -> None:
+        place = min(max(self._place + step, 0), len(self._former))
+        if place == self._place:
+            return
+        if self._place == len(self._former):
+            self._typed = self.text()
+        self._place = place
+        self.setText(self._former[place] if place < len(self._former) else self._typed)
 
     def set_popup_style(self, sheet: str) -> None:
         """Give the list of completions a style sheet."""

@@ -1,4 +1,4 @@
-"""One row a prompt: its colour, what it was understood as, mL, confidence, or "not found".
+"""One row a prompt: its colour, what it was understood as, mL, confidence, and what can be done.
 
 Knows nothing of napari: the widget connects a row's signals to the layers.
 """
@@ -6,7 +6,9 @@ Knows nothing of napari: the widget connects a row's signals to the layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtGui import QKeyEvent, QMouseEvent
@@ -15,14 +17,56 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
+    QPushButton,
+    QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
-from segone_napari.systems.base import Result
-
 SWATCH_PX = 14
+
+REPLACE = "segone:replace"
+"""Where a note's link leads that puts a new result in the place of a corrected mask."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a row says.
+
+    Attributes
+    ----------
+    name : what the prompt was understood as, or the words as typed.
+    prompt : the words as typed.
+    state : "draft", "accepted" or "not found".
+    colour : three values 0 to 255.
+    volume_ml : the mask's volume in millilitres.
+    confidence : 0 to 1, or None where nobody said.
+    row_id : the row's number in the history; None for what was not understood.
+    is_edited : whether a person has corrected the mask.
+    can_be_shown : of what was not found, whether there is a mask to show anyway.
+    warnings : sentences that a person must see.
+    suggestions : nearest known names, when the prompt was not understood.
+    is_kept : whether a new result waits because this mask was corrected by hand.
+    """
+
+    name: str
+    prompt: str
+    state: Literal["draft", "accepted", "not found"]
+    colour: tuple[int, int, int] = (255, 85, 0)
+    volume_ml: float = 0.0
+    confidence: float | None = None
+    row_id: int | None = None
+    is_edited: bool = False
+    can_be_shown: bool = False
+    warnings: tuple[str, ...] = ()
+    suggestions: tuple[str, ...] = ()
+    is_kept: bool = False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it has a layer."""
+        return self.state != "not found"
 
 
 class Row(QFrame):
@@ -32,20 +76,28 @@ class Row(QFrame):
     -------
     chosen : the row was clicked, or activated by Enter or Space.
     shown_changed : the person showed (True) or hid (False) the layer.
+    accept_changed : the person accepted it (True) or made it a draft again (False).
+    removed : the person wants it gone.
+    shown_anyway : the person wants to see what was judged not to be there.
     suggested : the person clicked on a suggestion (its name).
+    replaced : the person wants the new result in the place of the corrected mask.
     """
 
     chosen = Signal()
     shown_changed = Signal(bool)
+    accept_changed = Signal(bool)
+    removed = Signal()
+    shown_anyway = Signal()
     suggested = Signal(str)
+    replaced = Signal()
 
     def __init__(self, prompt: str, parent: QWidget | None = None):
         super().__init__(parent)
         self.name = prompt
-        self.is_found = False
-        self.is_final = False
+        self.row_id: int | None = None
+        self._is_there = False
         self.setObjectName("row")
-        self.setMinimumHeight(38)  # so that nothing jumps when the answer comes
+        self.setMinimumHeight(50)  # so that nothing jumps when the answer comes
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self._swatch = QLabel()
         self._swatch.setObjectName("swatch")
@@ -53,19 +105,23 @@ class Row(QFrame):
         self._title = _label("understood_as")
         self._title.setWordWrap(True)  # a long name goes on a second line, the numbers stay
         self._ml = _label("volume_ml", "How much of the image it fills, in millilitres")
-        self._confidence = _label(
-            "confidence", "How sure SegOne is of the whole structure, from 0 to 1"
-        )
+        self._facts = _label("facts")
         self._note = _label("note")
         self._note.setWordWrap(True)
         self._note.setTextFormat(Qt.TextFormat.RichText)
-        self._note.linkActivated.connect(self.suggested)
-        self._eye = QToolButton()
-        self._eye.setObjectName("show")
-        self._eye.setCheckable(True)
-        self._eye.setChecked(True)
-        self._eye.setToolTip("Show or hide this outline")
+        self._note.linkActivated.connect(self._on_link)
+        self._anyway = QPushButton("Show anyway")
+        self._anyway.setObjectName("show_anyway")
+        self._anyway.setToolTip("Show what the model drew although it judged it not to be there")
+        self._anyway.clicked.connect(self.shown_anyway)
+        self._eye = _button("show", "Show or hide this outline", is_checkable=True)
         self._eye.clicked.connect(self._on_eye)
+        self._lock = _button(
+            "accept", "Accept: lock it against every change   (Ctrl+Return)", is_checkable=True
+        )
+        self._lock.clicked.connect(self.accept_changed)
+        self._bin = _button("remove", "Remove   (Delete); undo brings it back")
+        self._bin.clicked.connect(self.removed)
         self._lay_out()
         self.show_waiting(prompt)
 
@@ -73,47 +129,42 @@ class Row(QFrame):
         """Say that an answer is on its way."""
         self._title.setText(prompt)
         self._ml.setText("…")
-        self._confidence.clear()
-        self._confidence.setVisible(False)
+        self._facts.setText("working")
         self._set_note("")
         self._set_colour(None)
-        self._eye.setVisible(False)
-        self._describe(f"{prompt}: working")
+        for button in (self._eye, self._lock, self._bin, self._anyway):
+            button.setVisible(False)
+        self.setAccessibleName(f"{prompt}: working")
 
-    def show_preview(self, result: Result) -> None:
+    def show_preview(self, name: str, colour: tuple[int, int, int] | None) -> None:
         """Say what the prompt was understood as, while the whole volume is worked on."""
-        self._title.setText(result.resolved or result.prompt)
-        if result.found:
-            self._set_colour(result.colour)
-            self._ml.setText("first slice …")
+        self._title.setText(name)
+        if colour is not None:
+            self._set_colour(colour)
+            self._facts.setText("first slice, the rest follows")
 
-    def show_result(self, result: Result, link_colour: str) -> None:
-        """Say what was found, or that it was not."""
-        self.is_final = True
-        self.is_found = result.found
-        self.name = result.resolved or result.prompt
-        self._title.setText(self.name)
-        self.setToolTip(f"You typed: {result.prompt}")
-        confidence = f"{result.confidence:.2f}".removeprefix("0")
-        if result.found:
-            self._ml.setText(f"{result.volume_ml:.2f} mL")
-            self._confidence.setText(confidence)
-        else:
-            self._ml.setText(f"not found ({confidence})")
-        self._confidence.setVisible(result.found)
-        self._set_colour(result.colour if result.found else None)
-        self._eye.setVisible(result.found)
-        self._set_note(_note(result, link_colour))
-        self._title.setProperty("absent", not result.found)
+    def show_result(self, shown: Shown, link_colour: str) -> None:
+        """Say what there is."""
+        self.name, self.row_id, self._is_there = shown.name, shown.row_id, shown.is_there
+        self._title.setText(shown.name)
+        self.setToolTip(f"You typed: {shown.prompt}")
+        self._ml.setText(f"{shown.volume_ml:.2f} mL" if shown.is_there else _absence(shown))
+        self._facts.setText(_facts(shown))
+        self._facts.setToolTip(_facts_in_words(shown))
+        self._set_colour(shown.colour if shown.is_there else None)
+        self._set_note(_note(shown, link_colour))
+        is_accepted = shown.state == "accepted"
+        self._eye.setVisible(shown.is_there)
+        self._lock.setVisible(shown.is_there)
+        self._lock.setChecked(is_accepted)
+        self._bin.setVisible(not is_accepted)
+        self._anyway.setVisible(shown.can_be_shown)
+        self._title.setProperty("absent", not shown.is_there)
         self._restyle()
         self.setCursor(
-            Qt.CursorShape.PointingHandCursor if result.found else Qt.CursorShape.ArrowCursor
+            Qt.CursorShape.PointingHandCursor if shown.is_there else Qt.CursorShape.ArrowCursor
         )
-        self._describe(
-            f"{self.name}: {result.volume_ml:.2f} millilitres, confidence {result.confidence:.2f}"
-            if result.found
-            else f"{self.name}: not found in this image"
-        )
+        self._describe(shown)
 
     def set_shown(self, is_shown: bool) -> None:
         """Follow the layer's visibility."""
@@ -122,8 +173,9 @@ class Row(QFrame):
 
     def set_chosen(self, is_chosen: bool) -> None:
         """Mark the row whose layer is selected."""
-        self.setProperty("chosen", is_chosen)
-        self._restyle()
+        if self.property("chosen") != is_chosen:
+            self.setProperty("chosen", is_chosen)
+            self._restyle()
 
     def mousePressEvent(self, event: QMouseEvent | None) -> None:
         """Choose the row."""
@@ -131,27 +183,31 @@ class Row(QFrame):
         self.chosen.emit()
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        """Choose the row by Enter or Space."""
-        keys = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space)
-        if event is not None and event.key() in keys:
+        """Choose the row by Enter or Space, remove it by Delete."""
+        key = None if event is None else event.key()
+        if key in (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space):
             self.chosen.emit()
+        elif key in (Qt.Key.Key_Delete, Qt.Key.Key_Backspace) and not self._bin.isHidden():
+            self.removed.emit()
         else:
             super().keyPressEvent(event)
 
     def _lay_out(self) -> None:
-        numbers = QHBoxLayout()
-        numbers.setSpacing(10)
-        numbers.addWidget(self._ml)
-        numbers.addWidget(self._confidence)
         grid = QGridLayout(self)
-        grid.setContentsMargins(8, 5, 4, 5)
+        grid.setContentsMargins(8, 4, 4, 4)
         grid.setHorizontalSpacing(8)
-        grid.setVerticalSpacing(1)
+        grid.setVerticalSpacing(0)
+        buttons = QHBoxLayout()
+        buttons.setSpacing(2)
+        for button in (self._anyway, self._eye, self._lock, self._bin):
+            buttons.addWidget(button)
+        self._ml.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         grid.addWidget(self._swatch, 0, 0)
         grid.addWidget(self._title, 0, 1)
-        grid.addLayout(numbers, 0, 2)
-        grid.addWidget(self._eye, 0, 3)
-        grid.addWidget(self._note, 1, 1, 1, 3)
+        grid.addWidget(self._ml, 0, 2)
+        grid.addWidget(self._facts, 1, 1)
+        grid.addLayout(buttons, 1, 2, Qt.AlignmentFlag.AlignRight)
+        grid.addWidget(self._note, 2, 1, 1, 2)
         grid.setColumnStretch(1, 1)
 
     def _restyle(self) -> None:
@@ -164,20 +220,38 @@ class Row(QFrame):
 
     def _set_colour(self, colour: tuple[int, int, int] | None) -> None:
         self._swatch.setProperty("empty", colour is None)
-        fill = f"background-color: rgb{colour};" if colour is not None else ""
+        fill = f"background-color: rgb{tuple(colour)};" if colour is not None else ""
         self._swatch.setStyleSheet(f"QLabel#swatch {{ border-radius: {SWATCH_PX // 2}px; {fill} }}")
 
     def _set_note(self, text: str) -> None:
         self._note.setText(text)
         self._note.setVisible(bool(text))
 
-    def _describe(self, words: str) -> None:
+    def _describe(self, shown: Shown) -> None:
+        words = (
+            f"{self.name}: {shown.volume_ml:.2f} millilitres, {_facts_in_words(shown)}"
+            if shown.is_there
+            else f"{self.name}: not found in this image"
+        )
         self.setAccessibleName(words)
+        self._lock.setAccessibleName(
+            f"Make {self.name} a draft again"
+            if shown.state == "accepted"
+            else f"Accept {self.name}"
+        )
+        self._bin.setAccessibleName(f"Remove {self.name}")
+        self._anyway.setAccessibleName(f"Show {self.name} anyway")
         self._eye.setAccessibleName(f"Hide {self.name}")
 
     def _on_eye(self, is_shown: bool) -> None:
         self.set_shown(is_shown)
         self.shown_changed.emit(is_shown)
+
+    def _on_link(self, where: str) -> None:
+        if where == REPLACE:
+            self.replaced.emit()
+        else:
+            self.suggested.emit(where)
 
 
 class Rows(QWidget):
@@ -211,24 +285,56 @@ class Rows(QWidget):
         row.setParent(None)
         row.deleteLater()
 
-    def keep(self, rows: Sequence[Row]) -> None:
-        """Take all other rows away."""
+    def arrange(self, rows: Sequence[Row]) -> None:
+        """Bring the rows into this order, and take all others away."""
         for row in self:
             if row not in rows:
                 self.remove(row)
+        for place, row in enumerate(rows):
+            if self._rows[place] is not row:
+                self._rows.remove(row)
+                self._rows.insert(place, row)
+                self._layout.removeWidget(row)
+                self._layout.insertWidget(place, row)
 
-    def clear(self) -> None:
-        """Take all rows away."""
-        self.keep(())
+
+def _facts(shown: Shown) -> str:
+    if not shown.is_there:
+        return ""
+    confidence = _short(shown.confidence)
+    state = "✓ accepted" if shown.state == "accepted" else "draft"
+    parts = [confidence, state, "corrected" if shown.is_edited else ""]
+    return " · ".join(filter(None, parts))
 
 
-def _note(result: Result, link_colour: str) -> str:
-    sign = "⚠ " if result.found else ""  # of what isn't there, a warning is just the reason
-    lines = [sign + escape(warning) for warning in result.warnings]
-    if result.suggestions:
+def _absence(shown: Shown) -> str:
+    confidence = _short(shown.confidence)
+    return f"not found ({confidence})" if confidence else "not found"
+
+
+def _short(confidence: float | None) -> str:
+    return "" if confidence is None else f"{confidence:.2f}".removeprefix("0")
+
+
+def _facts_in_words(shown: Shown) -> str:
+    parts = [
+        "" if shown.confidence is None else f"confidence {shown.confidence:.2f} of 1",
+        "accepted: locked against changes" if shown.state == "accepted" else "draft",
+        "corrected by hand" if shown.is_edited else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _note(shown: Shown, link_colour: str) -> str:
+    sign = "⚠ " if shown.is_there else ""  # of what isn't there, a warning is just the reason
+    lines = [sign + escape(warning) for warning in shown.warnings]
+    if shown.is_kept:
+        link = f'<a href="{REPLACE}" style="color: {link_colour}">Replace it</a>'
+        lines.append(f"Your corrected outline was kept. {link} by the new result?")
+    if shown.suggestions:
         links = ", ".join(
             f'<a href="{escape(name)}" style="color: {link_colour}">{escape(name)}</a>'
-            for name in result.suggestions
+            for name in shown.suggestions
         )
         lines.append(f"Did you mean {links}?")
     return "<br>".join(lines)
@@ -239,3 +345,14 @@ def _label(name: str, tooltip: str = "") -> QLabel:
     label.setObjectName(name)
     label.setToolTip(tooltip)
     return label
+
+
+def _button(name: str, tooltip: str, *, is_checkable: bool = False) -> QToolButton:
+    button = QToolButton()
+    button.setObjectName(name)
+    button.setToolTip(tooltip)
+    button.setCheckable(is_checkable)
+    button.setChecked(is_checkable and name == "show")
+    policy = QSizePolicy.Policy.Fixed
+    button.setSizePolicy(policy, policy)
+    return button

@@ -5,36 +5,54 @@ from __future__ import annotations
 from napari.utils.theme import get_theme
 
 _SHEET = """
-QLabel#header, QLabel#sides, QLabel#status, QLabel#image_label {{
+QLabel#header, QLabel#sides, QLabel#status, QLabel#image_label, QLabel#saved {{
     color: {muted};
 }}
 QLabel#sides {{ color: {text}; }}
-QLabel#warning {{
+QLabel#warning, QLabel#not_saved {{
     color: {text}; background-color: {warning_faint}; border-left: 3px solid {warning};
     padding: 5px 6px;
 }}
+QFrame#offer {{ background-color: {current_faint}; border-left: 3px solid {current}; }}
+QFrame#offer QLabel {{ background: transparent; }}
+QFrame#line {{ background-color: {foreground}; max-height: 1px; border: 0px; }}
 QLineEdit#prompt {{ padding: 4px 6px; font-size: {large}; border: 1px solid {secondary}; }}
 QLineEdit#prompt:focus {{ border: 1px solid {current}; }}
-QPushButton#segment {{ background-color: {current}; padding: 5px 12px; font-weight: 600; }}
-QPushButton#segment:hover {{ background-color: {current_hover}; }}
-QPushButton#segment:focus, QPushButton#cancel:focus {{ border: 1px solid {text}; }}
-QPushButton#cancel {{ padding: 3px 10px; }}
+QPushButton {{ padding: 3px 8px; }}
+QPushButton:focus {{ border: 1px solid {text}; }}
+QPushButton#segment, QPushButton#offer_yes {{
+    background-color: {current}; padding: 5px 10px; font-weight: 600;
+}}
+QPushButton#offer_yes {{ padding: 3px 10px; }}
+QPushButton#segment:hover, QPushButton#offer_yes:hover {{ background-color: {current_hover}; }}
+QPushButton#cheat_sheet {{ padding: 3px 9px; font-weight: 600; }}
 QProgressBar#progress::chunk {{ background-color: {current}; }}
 QScrollArea#results_area, QWidget#results {{ background: transparent; border: 0px; }}
 QFrame#row {{ background-color: {foreground}; border-radius: 4px; border: 1px solid {foreground}; }}
 QFrame#row[chosen="true"] {{ border: 1px solid {current}; }}
 QFrame#row:focus {{ border: 1px solid {text}; }}
 QFrame#row QLabel {{ background: transparent; }}
-QFrame#row QLabel#note {{ color: {muted}; }}
-QLabel#confidence {{ color: {muted}; }}
+QFrame#row QLabel#understood_as {{ font-weight: 600; }}
+QFrame#row QLabel#note, QFrame#row QLabel#facts {{ color: {muted}; }}
 QLabel#swatch[empty="true"] {{ border: 1px solid {muted}; }}
 QLabel#understood_as[absent="true"] {{ color: {muted}; }}
-QToolButton#show {{
-    background: transparent; border: 0px; width: 18px; height: 18px;
-    image: url("theme_{id}:/visibility_off_50.svg");
-}}
+QPushButton#show_anyway {{ background-color: {primary}; padding: 2px 8px; }}
+QToolButton {{ background: transparent; border: 1px solid transparent; border-radius: 3px; }}
+QFrame#row QToolButton {{ width: 20px; height: 20px; }}
+QToolButton:hover {{ background-color: {primary}; }}
+QToolButton:focus {{ border: 1px solid {text}; }}
+QToolButton#show {{ image: url("theme_{id}:/visibility_off_50.svg"); }}
 QToolButton#show:checked {{ image: url("theme_{id}:/visibility.svg"); }}
-QToolButton#show:focus {{ border: 1px solid {text}; }}
+QToolButton#accept {{ image: url("theme_{id}:/lock_open.svg"); }}
+QToolButton#accept:checked {{ image: url("theme_{id}:/lock.svg"); }}
+QToolButton#remove {{ image: url("theme_{id}:/delete.svg"); }}
+QToolButton#tool_paint {{ image: url("theme_{id}:/paint.svg"); }}
+QToolButton#tool_erase {{ image: url("theme_{id}:/erase.svg"); }}
+QToolButton#tool_fill {{ image: url("theme_{id}:/fill.svg"); }}
+QToolButton#tool_pan_zoom {{ image: url("theme_{id}:/pan_arrows.svg"); }}
+QWidget#fix QToolButton {{ width: 22px; height: 22px; padding: 2px; background: {foreground}; }}
+QWidget#fix QToolButton:checked {{ background-color: {current}; }}
+QWidget#fix QToolButton:disabled {{ background: transparent; border: 1px solid {foreground}; }}
 """
 
 _POPUP = """
@@ -53,9 +71,11 @@ def style_sheet(theme_id: str) -> str:
         text=theme.text.as_rgb(),
         muted=_faded(theme.text.as_rgb_tuple(alpha=False), 0.72),
         foreground=theme.foreground.as_rgb(),
+        primary=theme.primary.as_rgb(),
         secondary=theme.secondary.as_rgb(),
         current=theme.current.as_rgb(),
         current_hover=_faded(theme.current.as_rgb_tuple(alpha=False), 0.85),
+        current_faint=_faded(theme.current.as_rgb_tuple(alpha=False), 0.18),
         warning=theme.warning.as_rgb(),
         warning_faint=_faded(theme.warning.as_rgb_tuple(alpha=False), 0.16),
         large=f"{int(theme.font_size.removesuffix('pt')) + 2}pt",

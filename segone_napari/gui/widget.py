@@ -1,24 +1,28 @@
-"""The dock widget: type what to outline, see it over the image.
+"""The dock widget: type what to outline, see it over the image, correct it, take it out.
 
-It holds what is on screen and hands the work to `workers.Engine`. An answer is shown only if its
-number is still the one that was asked last and its image is still there, unchanged.
+It holds what is on screen and hands the work to others: `workers.Engine` answers prompts,
+`imagework.ImageWork` keeps rows, edits and layers of one image, `review.Review` its doubt. An
+answer is shown only if its number is still the one that was asked last and its image is still
+there, unchanged.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from napari.layers import Image, Labels
-from napari.utils.notifications import show_error, show_warning
-from qtpy.QtCore import Qt
+from napari.utils.notifications import show_error, show_info, show_warning
+from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import (
+    QApplication,
     QComboBox,
+    QFrame,
     QHBoxLayout,
     QLabel,
     QProgressBar,
@@ -30,12 +34,24 @@ from qtpy.QtWidgets import (
 
 from segone_napari.config import PRESETS, SegmentOptions, help_of
 from segone_napari.data.vocabulary import Vocabulary
-from segone_napari.gui import layers, style
+from segone_napari.gui import cases, layers, style
+from segone_napari.gui.cheatsheet import CheatSheet
+from segone_napari.gui.doubt import Doubt, doubt_of
+from segone_napari.gui.exporting import ExportWindow
+from segone_napari.gui.imagework import REPAIRS, Entry, ImageWork
+from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.layers import Answer, LayerImage
 from segone_napari.gui.letters import EdgeLetters
+from segone_napari.gui.panels import FixPanel, Offer, ReviewPanel
+from segone_napari.gui.preferences import Preferences, project_folder
 from segone_napari.gui.prompt import PromptLine, names_to_offer
-from segone_napari.gui.rows import Row, Rows
+from segone_napari.gui.review import Review, is_doubt_layer
+from segone_napari.gui.rows import Row, Rows, Shown
+from segone_napari.gui.saving import Saver
+from segone_napari.gui.shortcuts import Bindings
 from segone_napari.gui.workers import Engine, Request, Segmenter
+from segone_napari.project import Case, ImageRef, NotSaved
+from segone_napari.project import Row as Structure
 from segone_napari.runtime import BadInput, SegOneError
 from segone_napari.session import Session, as_prompts
 from segone_napari.systems.base import Result
@@ -43,9 +59,9 @@ from segone_napari.systems.base import Result
 NO_IMAGE = "Open an MRI: File › Open, or drop a file on the canvas"
 
 
-def make_session(preset: str) -> Segmenter:
-    """A session with the bundled checkpoint on the best device there is."""
-    return Session(preset=preset)
+def make_session(preset: str, device: str) -> Segmenter:
+    """A session with the bundled checkpoint."""
+    return Session(preset=preset, device=device)
 
 
 class SegOneWidget(QWidget):
@@ -54,25 +70,38 @@ class SegOneWidget(QWidget):
     Parameters
     ----------
     napari_viewer : the viewer that it is docked in.
-    make_session : makes what answers, from the name of a preset; called in the worker's thread.
+    make_session : makes what answers, from the names of a preset and a device; called in the
+        worker's thread.
     """
+
+    _problem_told = Signal(object)  # from any thread
 
     def __init__(
         self,
         napari_viewer: Any,
-        make_session: Callable[[str], Segmenter] = make_session,
+        make_session: Callable[[str, str], Segmenter] = make_session,
     ):
         super().__init__()
         self.setObjectName("segone")
         self._viewer = napari_viewer
+        self._preferences = Preferences()
+        self._folder = project_folder()
         self._engine = Engine(make_session, self)
+        self._keeper = Keeper("segone-work", self)
+        self._saver = Saver(self)
         self._letters = EdgeLetters(napari_viewer)
         self._image: Image | None = None
         self._values: LayerImage | None = None  # what is in the chosen image
-        # By the image layer's unique_id: one volume each as long as nothing in it changes, so
-        # that a session recognises it, and what was answered about it.
+        # All by the image layer's unique_id. One volume each as long as nothing in it changes, so
+        # that a session recognises it.
         self._known: dict[Any, LayerImage] = {}
-        self._answers: dict[Any, list[Answer]] = {}
+        self._works: dict[Any, ImageWork] = {}
+        self._reviews: dict[Any, Review] = {}
+        self._offered: dict[Any, Case] = {}
+        self._refused: dict[Any, list[Shown]] = {}
+        self._kept: dict[Any, dict[int, Entry]] = {}
+        self._held: tuple[Any, Callable[[], None]] | None = None  # waits for the work to open
+        self._go_on_with: ImageRef | None = None
         self._number = 0
         self._is_working = False
         self._unfinished: list[Labels] = []  # layers that show one slice only
@@ -80,12 +109,16 @@ class SegOneWidget(QWidget):
         self._asked_s = 0.0
         self._first_step: tuple[float, int] | None = None
         self._device = ""
+        self._windows: list[QWidget] = []
         self._build()
+        self._bindings = Bindings(napari_viewer, self, self._actions(), self._is_ours)
         self._connect()
         self._restyle()
         self._refresh_images()
         self._follow_selection()
         self._engine.find_device()
+        if self._image is None:
+            self._keeper.run(lambda: cases.interrupted(self._folder), self._offer_to_reopen)
 
     # What a script or the command line may call --------------------------------------------
 
@@ -101,12 +134,19 @@ class SegOneWidget(QWidget):
         except SegOneError as error:
             self._tell_error(error)
             return
+        text = self._prompt.text().strip()
+        self._preferences.add_prompt(text)
+        self._prompt.set_former(self._preferences.prompts)
         self._stop_asking()
         self._number += 1
         self._set_working(True)
         self._asked_s, self._first_step = time.monotonic(), None
-        self._show_rows([shown for shown in self._found() if self._layer_of(shown) is not None])
+        self._refused.pop(image.unique_id, None)
+        self._kept.pop(image.unique_id, None)
         self._waiting = [self._rows.add(prompt) for prompt in prompts]
+        self._show_rows()
+        if self._work is not None:
+            self._work.history.add_prompt(text)
         plane = layers.slice_on_screen(self._viewer, image)
         stored = values.layout.stored_plane(*plane, values.data.shape) if plane else None
         preset = self._preset.currentData()
@@ -126,9 +166,17 @@ class SegOneWidget(QWidget):
 
     def show_results(self, results: Sequence[Result]) -> None:
         """Show results that were computed elsewhere on the chosen image."""
-        if self._image is None or self._values is None:
+        image, values = self._image, self._values
+        if image is None or values is None:
             raise BadInput("there is no image to show results on; open an MRI first")
-        self._show_answers([layers.answer(self._values, result) for result in results])
+        self._set_working(True)
+        self._number += 1
+        number = self._number
+
+        def prepare() -> tuple[list[Answer], Doubt | None]:
+            return [layers.answer(values, one) for one in results], doubt_of(results, values)
+
+        self._keeper.run(prepare, lambda ready: self._on_answered(number, *ready))
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         """Cancel by Esc, which the prompt line doesn't use itself."""
@@ -149,13 +197,16 @@ class SegOneWidget(QWidget):
         self._header = _text("header", "Spacing, orientation and device")
         self._sides = _text("sides", "Which side of the screen is the patient's left")
         self._warning = _text("warning", "Warning about the image")
+        self._offer = Offer()
         self._prompt = PromptLine(names_to_offer(Vocabulary.load()))
+        self._prompt.set_former(self._preferences.prompts)
         self._segment = QPushButton("Segment ⏎")
         _name(self._segment, "segment", "Segment", "Outline what is typed   (Enter)")
         self._preset = QComboBox()
         for preset in PRESETS:
             self._preset.addItem(preset.capitalize(), preset)
-        self._preset.setCurrentText(SegmentOptions.preset.capitalize())
+        preset = self._preferences.text("preset", SegmentOptions.preset)
+        self._preset.setCurrentIndex(max(0, self._preset.findData(preset)))
         words = help_of(SegmentOptions, "preset")
         _name(self._preset, "preset", "Preset: speed or quality", words.capitalize())
         self._progress = QProgressBar()
@@ -165,6 +216,12 @@ class SegOneWidget(QWidget):
         self._status = _text("status", "What is happening")
         self._rows = Rows()
         _name(self._rows, "results", "Results", "")
+        self._fix = FixPanel(REPAIRS)
+        self._review_panel = ReviewPanel()
+        self._export = QPushButton("Export…")
+        _name(self._export, "export", "Export", "Label map, masks, volumes, meshes, DICOM")
+        self._saved = _text("saved", "Whether everything is saved")
+        self._not_saved = _text("not_saved", "Warning: not saved")
         self._lay_out()
         self._set_working(False)
 
@@ -187,26 +244,49 @@ class SegOneWidget(QWidget):
         area.setObjectName("results_area")
         area.setWidgetResizable(True)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         area.setWidget(self._rows)
+        bottom = QHBoxLayout()
+        bottom.addWidget(self._saved, 1)
+        bottom.addWidget(self._export)
         column = QVBoxLayout(self)
-        column.setContentsMargins(10, 8, 10, 8)
-        column.setSpacing(6)
+        column.setContentsMargins(10, 6, 10, 6)
+        column.setSpacing(5)
         column.addLayout(top)
-        column.addWidget(self._header)
-        column.addWidget(self._sides)
-        column.addWidget(self._warning)
-        column.addSpacing(4)
+        for widget in (self._header, self._sides, self._warning, self._offer):
+            column.addWidget(widget)
         column.addLayout(line)
         column.addLayout(work)
         column.addWidget(self._status)
         column.addWidget(area, 1)
+        for part in (self._fix, self._review_panel):
+            column.addWidget(_line())
+            column.addWidget(part)
+        column.addWidget(_line())
+        column.addWidget(self._not_saved)
+        column.addLayout(bottom)
+        self._not_saved.hide()
         self.setMinimumWidth(330)
+
+    def _actions(self) -> dict[str, Callable[[], None]]:
+        return {
+            "undo": self._undo,
+            "redo": self._redo,
+            "doubt": self._next_doubtful,
+            "accept": self._toggle_accepted,
+            "interpolate": self._interpolate,
+            "prompt": self._go_to_prompt,
+            "cheat_sheet": self._show_cheat_sheet,
+        }
 
     def _connect(self) -> None:
         self._prompt.returnPressed.connect(self.segment)
         self._segment.clicked.connect(self.segment)
         self._cancel.clicked.connect(self.cancel)
         self._chooser.activated.connect(self._on_chosen)
+        self._preset.activated.connect(
+            lambda _: self._preferences.set_text("preset", self._preset.currentData())
+        )
         self._engine.started.connect(self._on_started)
         self._engine.previewed.connect(self._on_previewed)
         self._engine.progressed.connect(self._on_progressed)
@@ -214,6 +294,21 @@ class SegOneWidget(QWidget):
         self._engine.warned.connect(self._on_warned)
         self._engine.failed.connect(self._on_failed)
         self._engine.device_known.connect(self._on_device_known)
+        self._fix.tool_chosen.connect(self._choose_tool)
+        self._fix.repair_chosen.connect(self._repair)
+        self._fix.interpolate.connect(self._interpolate)
+        self._fix.undo.connect(self._undo)
+        self._fix.redo.connect(self._redo)
+        self._fix.cheat_sheet.connect(self._show_cheat_sheet)
+        self._review_panel.doubt_shown.connect(self._show_doubt)
+        self._review_panel.next_doubtful.connect(self._next_doubtful)
+        self._export.clicked.connect(self._open_export)
+        self._offer.answered.connect(self._on_offer_answered)
+        self._saver.told.connect(self._on_saved)
+        self._problem_told.connect(self._on_problem)
+        self._listen_to_viewer()
+
+    def _listen_to_viewer(self) -> None:
         viewer = self._viewer
         listeners = [
             (viewer.layers.events.inserted, self._on_inserted),
@@ -229,11 +324,25 @@ class SegOneWidget(QWidget):
             event.connect(callback)
         for layer in viewer.layers:
             self._listen_to(layer)
-        engine, letters = self._engine, self._letters
+        shut_down = _ShutDown(self, listeners)
         # Qt has half destroyed this widget by then: touch only what isn't Qt's.
-        self.destroyed.connect(lambda: _let_go(engine, letters, listeners))
+        self.destroyed.connect(shut_down)
+        application = QApplication.instance()
+        if application is not None:
+            application.aboutToQuit.connect(shut_down)
 
     # The image -----------------------------------------------------------------------------
+
+    @property
+    def _work(self) -> ImageWork | None:
+        return None if self._image is None else self._works.get(self._image.unique_id)
+
+    @property
+    def _review(self) -> Review | None:
+        return None if self._image is None else self._reviews.get(self._image.unique_id)
+
+    def _is_ours(self, layer: Any) -> bool:
+        return any(work.row_of(layer) is not None for work in self._works.values())
 
     def _on_inserted(self, event: Any) -> None:
         self._listen_to(event.value)
@@ -243,30 +352,36 @@ class SegOneWidget(QWidget):
         if isinstance(layer, Image):
             layer.events.name.connect(self._refresh_images)
             layer.events.data.connect(self._on_data_changed)
+            layer.events.visible.connect(self._refresh_tools)
         elif isinstance(layer, Labels):
-            layer.events.visible.connect(self._on_visible_changed)
+            layer.events.mode.connect(self._refresh_tools)
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value
         if layer in self._unfinished:
             self._unfinished.remove(layer)
-        self._forget(layer)
+        for work in tuple(self._works.values()):
+            work.on_layer_removed(layer)
+        for review in self._reviews.values():
+            review.on_layer_removed(layer)
+        self._let_image_go(layer)
         if layer is self._image:
             self._choose(None)
         self._refresh_images()
-        if isinstance(layer, Labels) and not self._is_working:
-            self._show_rows(self._found())
+        self._refresh_tools()
 
     def _on_data_changed(self, event: Any) -> None:
         image = event.source
-        self._forget(image)
+        if is_doubt_layer(image):
+            return
+        self._let_image_go(image)
         if image is self._image:
             self._stop_asking()
             self._choose(image)
             self._status.setText("The image has changed")
 
     def _refresh_images(self, event: Any = None) -> None:
-        images = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+        images = [layer for layer in self._viewer.layers if _is_image(layer)]
         self._chooser.clear()
         for image in images:
             self._chooser.addItem(image.name, image.unique_id)
@@ -280,34 +395,45 @@ class SegOneWidget(QWidget):
 
     def _follow_selection(self, event: Any = None) -> None:
         active = self._viewer.layers.selection.active
-        if isinstance(active, Image) and active is not self._image:
+        if _is_image(active) and active is not self._image:
             self._choose(active)
             self._refresh_images()
-        for row in self._rows:
-            row.set_chosen(active is not None and self._row_layer(row) is active)
+        for image_id, work in self._works.items():
+            row = work.row_of(active)
+            if row is not None and work is not self._work and self._image is not None:
+                self._choose_by_id(image_id)
+        self._refresh_chosen()
+        self._refresh_tools()
 
     def _on_chosen(self, index: int) -> None:
-        wanted = self._chooser.itemData(index)
+        self._choose_by_id(self._chooser.itemData(index), select=True)
+
+    def _choose_by_id(self, wanted: Any, *, select: bool = False) -> None:
         for layer in self._viewer.layers:
             if isinstance(layer, Image) and layer.unique_id == wanted:
-                self._viewer.layers.selection.active = layer
+                if select:
+                    self._viewer.layers.selection.active = layer
                 if layer is not self._image:
                     self._choose(layer)
+                    self._refresh_images()
 
     def _choose(self, image: Image | None) -> None:
         if image is not self._image:
             self._stop_asking()
         self._image = image
         self._values = None
+        self._offer.hide()
+        self._status.setText(NO_IMAGE if image is None else "Type what to outline and press Enter")
         if image is not None:
             try:
                 self._values = self._read(image)
             except SegOneError as error:
                 self._warning.setText(str(error))
+            else:
+                self._open_work(image, self._values)
         self._refresh_header()
         self._refresh_sides()
-        self._show_rows(self._found())
-        self._status.setText(NO_IMAGE if image is None else "Type what to outline and press Enter")
+        self._show_rows()
 
     def _read(self, image: Image) -> LayerImage:
         """The image's values; the same object as long as the layer says the same."""
@@ -320,14 +446,24 @@ class SegOneWidget(QWidget):
             and old.grid.is_same_as(values.grid)
         ):
             return old
+        if old is not None:
+            self._let_image_go(image)
         self._known[image.unique_id] = values
         return values
 
-    def _forget(self, image: Any) -> None:
-        values = self._known.pop(image.unique_id, None)
+    def _let_image_go(self, image: Any) -> None:
+        """Give back what is kept of an image; its work is on disk."""
+        unique_id = image.unique_id
+        values = self._known.pop(unique_id, None)
         if values is not None:
             self._engine.forget(values)
-        self._answers.pop(image.unique_id, None)
+        for kept in (self._offered, self._refused, self._kept):
+            kept.pop(unique_id, None)
+        if (review := self._reviews.pop(unique_id, None)) is not None:
+            review.close()
+        if (work := self._works.pop(unique_id, None)) is not None:
+            self._saver.remove(work)
+            work.close()
 
     def _refresh_header(self) -> None:
         values, image = self._values, self._image
@@ -357,6 +493,132 @@ class SegOneWidget(QWidget):
         self.setStyleSheet(style.style_sheet(self._viewer.theme))
         self._prompt.set_popup_style(style.popup_style_sheet(self._viewer.theme))
 
+    # The work on it ------------------------------------------------------------------------
+
+    def _open_work(self, image: Image, values: LayerImage) -> None:
+        """Look for earlier work on the image and open it, or offer to."""
+        unique_id = image.unique_id
+        if unique_id in self._works:
+            return
+        if unique_id in self._offered:
+            self._offer_to_go_on(self._offered[unique_id])
+            return
+        path = image.metadata.get("path")
+        go_on = self._go_on_with is not None
+        self._go_on_with = None
+        self._keeper.run(
+            lambda: cases.find(self._folder, values, path, self._problem_told.emit, go_on=go_on),
+            partial(self._on_found, image, values),
+            lambda error: None,  # an image that can't be used is told when it is asked about
+        )
+
+    def _on_found(self, image: Image, values: LayerImage, found: cases.Found) -> None:
+        if self._known.get(image.unique_id) is not values or image not in self._viewer.layers:
+            if found.history is not None:
+                found.history.close()
+            return
+        if found.history is None:
+            assert found.case is not None
+            self._offered[image.unique_id] = found.case
+            if image is self._image:
+                if self._held is not None and self._held[0] == image.unique_id:
+                    self._on_offer_answered(True)
+                else:
+                    self._offer_to_go_on(found.case)
+            return
+        work = ImageWork(
+            self._viewer,
+            image,
+            values,
+            found.reference,
+            found.history,
+            self._keeper,
+            self._bindings.bind_layer,
+            self,
+        )
+        self._works[image.unique_id] = work
+        self._reviews.setdefault(image.unique_id, Review(self._viewer, image))
+        work.changed.connect(self._on_work_changed)
+        work.visibility_changed.connect(self._refresh_chosen)
+        work.failed.connect(self._tell_error)
+        self._saver.add(work, found.problem)
+        for warning in found.history.warnings:
+            show_warning(warning)
+        held, self._held = self._held, None
+        if held is not None and held[0] == image.unique_id:
+            work.show_all(held[1])
+        else:
+            work.show_all(partial(self._tell_restored, work))
+
+    def _tell_restored(self, work: ImageWork) -> None:
+        if work.rows and work is self._work:
+            count, undo = len(work.rows), work.history.undo_count
+            self._status.setText(
+                f"{count} {'row' if count == 1 else 'rows'} as you left them; {undo} "
+                f"{'step' if undo == 1 else 'steps'} can be undone"
+            )
+        self._on_work_changed()
+
+    def _offer_to_go_on(self, case: Case) -> None:
+        self._offer.ask(
+            cases.offer_words(case),
+            ("Go on", "Bring back the rows, the masks and everything that can be undone"),
+            ("Begin anew", "Put the earlier work aside; it is not deleted"),
+        )
+
+    def _offer_to_reopen(self, case: Case | None) -> None:
+        if case is None or self._image is not None:
+            return
+        self._go_on_with = case.image
+        self._offer.ask(
+            cases.offer_words(case),
+            ("Open and go on", f"Open {case.image.path} with its rows and masks"),
+            ("Not now", "It stays where it is, and is offered when you open the image"),
+        )
+
+    def _on_offer_answered(self, is_yes: bool) -> None:
+        self._offer.hide()
+        image = self._image
+        if image is None:
+            reference, self._go_on_with = self._go_on_with, None
+            if is_yes and reference is not None:
+                self._reopen(reference)
+            return
+        case = self._offered.pop(image.unique_id, None)
+        values = self._values
+        if case is None or values is None:
+            return
+        opened = cases.open_case if is_yes else cases.begin_anew
+        self._keeper.run(
+            lambda: opened(case, self._problem_told.emit), partial(self._on_found, image, values)
+        )
+
+    def _reopen(self, reference: ImageRef) -> None:
+        from segone_napari.data import formats
+
+        def show(volume: Any) -> None:
+            data, arguments, _ = layers.image_layer_data(volume, str(reference.path))
+            self._go_on_with = reference
+            self._viewer.add_image(data, **arguments)
+
+        self._status.setText(f"Opening {reference.name} …")
+        assert reference.path is not None
+        path = reference.path
+        self._keeper.run(lambda: formats.read(path), show, self._tell_error)
+
+    def _on_work_changed(self) -> None:
+        self._show_rows()
+        self._refresh_tools()
+
+    def _on_problem(self, problem: NotSaved) -> None:
+        self._saver.refresh()
+        show_error(str(problem))
+
+    def _on_saved(self, words: str, problem: str) -> None:
+        self._saved.setText(words)
+        self._not_saved.setText(f"⚠ NOT SAVED: {problem}")
+        self._not_saved.setVisible(bool(problem))
+
     # Asking --------------------------------------------------------------------------------
 
     def _question(self) -> tuple[list[str], Image, LayerImage]:
@@ -364,12 +626,14 @@ class SegOneWidget(QWidget):
         if self._image is None:
             raise BadInput("there is no image to outline on; open an MRI first")
         self._values = self._read(self._image)
+        self._open_work(self._image, self._values)
         return prompts, self._image, self._values
 
     def _stop_asking(self) -> None:
         """Let nothing more come of what was asked, and take away what is half done."""
         self._engine.cancel()
         self._set_working(False)
+        self._held = None
         for layer in tuple(self._unfinished):
             if layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)
@@ -428,65 +692,100 @@ class SegOneWidget(QWidget):
     # Showing -------------------------------------------------------------------------------
 
     def _on_previewed(self, number: int, answers: list[Answer]) -> None:
-        if self._is_outdated(number):
+        if self._is_outdated(number) or self._image is None:
             return
         for row, shown in zip(self._waiting, answers, strict=False):
-            row.show_preview(shown.result)
-            if shown.result.found and self._layer_of(shown) is None:
-                self._unfinished.append(self._add_layer(shown))
+            result = shown.result
+            row.show_preview(shown.name, result.colour if result.found else None)
+            if result.found and not self._is_on_screen(shown.name):
+                layer = layers.labels_layer(self._image, shown.name, result.colour, shown.mask)
+                layer.editable = False  # what is painted now would be lost a moment later
+                self._unfinished.append(layer)
+                self._viewer.add_layer(layer)
 
-    def _on_answered(self, number: int, answers: list[Answer]) -> None:
-        if self._is_outdated(number):
-            return
-        finished, self._unfinished = self._unfinished, []
-        self._show_answers(answers)
-        shown = [self._layer_of(answer) for answer in answers if answer.result.found]
-        for layer in finished:  # the slice seemed to show it, the whole volume doesn't
-            if layer not in shown and layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
-        self._stop_asking()
-        self._status.setText(self._summary(answers, time.monotonic() - self._asked_s))
+    def _is_on_screen(self, name: str) -> bool:
+        known = self._work is not None and self._work.row_named(name) is not None
+        return known or any(layer.metadata["segone_name"] == name for layer in self._unfinished)
 
-    def _show_answers(self, answers: list[Answer]) -> None:
-        if self._image is None:
+    def _on_answered(self, number: int, answers: list[Answer], doubt: Doubt | None) -> None:
+        image = self._image
+        if self._is_outdated(number) or image is None:
             return
-        names = {answer.name for answer in answers}
-        kept = [answer for answer in self._found() if answer.name not in names]
+        take = partial(self._take, number, answers, doubt)
+        if self._work is not None:
+            take()
+            return
+        # The work on this image is still being opened, or offered: asking means to go on.
+        self._held = (image.unique_id, take)
+        if image.unique_id in self._offered:
+            self._on_offer_answered(True)
+
+    def _take(self, number: int, answers: list[Answer], doubt: Doubt | None) -> None:
+        """Put answers into the rows; what a person has accepted or corrected stays as it is."""
+        work, image = self._work, self._image
+        if self._is_outdated(number) or work is None or image is None:
+            return
         newest = {answer.name: answer for answer in answers}
-        self._answers[self._image.unique_id] = [*kept, *newest.values()]
+        refused: list[Shown] = []
+        entries = []
         for shown in newest.values():
-            self._show_layer(shown)
-            for warning in shown.result.warnings if shown.result.found else ():
-                show_warning(f"{shown.name}: {warning}")
-        for row in self._waiting:
-            self._rows.remove(row)
-        self._waiting = []
-        self._show_rows(self._answers[self._image.unique_id])
-        self._bring_into_view([shown for shown in newest.values() if shown.result.found])
-
-    def _show_layer(self, shown: Answer) -> None:
-        layer = self._layer_of(shown)
-        if layer is not None and _is_edited(layer):
-            # A person's strokes are never painted over: their layer is theirs from now on.
-            layer.metadata["segone_name"] = None
-            layer.name = f"{layer.name} (edited)"
-            layer = None
-        if layer is None:
-            if shown.result.found:
-                self._add_layer(shown)
-        elif shown.result.found:
-            layer.data = shown.mask
-            layer.colormap = layers.colour_map(shown.result.colour)
-            layer.metadata["segone_checksum"] = _checksum(shown.mask)
+            entry = self._entry(work, shown, refused)
+            if entry is not None:
+                entries.append(entry)
+        self._refused[image.unique_id] = refused
+        if (review := self._review) is not None:
+            review.set_doubt(doubt)
+        then = partial(self._finish, number, work, list(newest.values()))
+        if entries:
+            preview = {layer.metadata["segone_name"]: layer for layer in self._unfinished}
+            work.put(entries, preview, then)
         else:
-            self._viewer.layers.remove(layer)
+            then()
 
-    def _add_layer(self, shown: Answer) -> Labels:
-        assert self._image is not None
-        layer = layers.labels_layer(self._image, shown)
-        layer.metadata["segone_checksum"] = _checksum(shown.mask)
-        self._viewer.add_layer(layer)
-        return layer
+    def _entry(self, work: ImageWork, shown: Answer, refused: list[Shown]) -> Entry | None:
+        """What an answer does to its row; None if it does nothing."""
+        result = shown.result
+        row = work.row_named(shown.name)
+        structure = Structure(
+            result.prompt,
+            shown.name,
+            result.side,
+            tuple(result.colour),
+            "draft" if result.found else "not found",
+            float(result.confidence),
+            self._engine.checkpoint,
+            0 if row is None else row.id,
+        )
+        if row is None and not result.found and not shown.stored.any():
+            refused.append(_refusal(result))
+            return None
+        if row is None:
+            return structure, shown.stored
+        if row.state == "accepted":
+            show_info(f"{row.name} is accepted and was kept as it is; unlock it to replace it")
+            return None
+        if row.state == "draft" and work.is_edited(row.id):
+            if result.found and self._image is not None:
+                kept = self._kept.setdefault(self._image.unique_id, {})
+                kept[row.id] = (structure, shown.stored)
+            return None
+        return structure, shown.stored
+
+    def _finish(self, number: int, work: ImageWork, answers: list[Answer]) -> None:
+        if work is not self._work or self._is_outdated(number):
+            return
+        text = {shown.name: shown.result.warnings for shown in answers if shown.result.found}
+        work.keep_warnings(text)
+        for name, warnings in text.items():
+            for warning in warnings:
+                show_warning(f"{name}: {warning}")
+        # What the whole volume doesn't show although one slice seemed to goes away again.
+        self._unfinished = [one for one in self._unfinished if work.row_of(one) is None]
+        self._stop_asking()
+        self._show_rows()
+        self._refresh_tools()
+        self._bring_into_view([shown for shown in answers if shown.result.found])
+        self._status.setText(_summary(answers, time.monotonic() - self._asked_s))
 
     def _bring_into_view(self, found: list[Answer]) -> None:
         """Go to the first outline if none of them can be seen on the slice on screen."""
@@ -495,82 +794,248 @@ class SegOneWidget(QWidget):
             return
         axis, index = plane
         if not any(np.take(shown.mask, index, axis=axis).any() for shown in found):
-            layers.show_slice(self._viewer, self._image, found[0].largest)
+            largest = layers.largest_slices(found[0].mask)
+            layers.show_slice(self._viewer, self._image, largest)
 
-    def _show_rows(self, answers: list[Answer]) -> None:
-        self._rows.keep(self._waiting)
+    # Rows ----------------------------------------------------------------------------------
+
+    def _show_rows(self) -> None:
+        """Bring the rows in line with the work; a row that stays keeps its widget and focus."""
+        by_id = {row.row_id: row for row in self._rows if row.row_id is not None}
         link = style.link_colour(self._viewer.theme)
-        for shown in answers:
-            row = self._rows.add(shown.name)
-            row.show_result(shown.result, link)
-            row.chosen.connect(lambda shown=shown: self._go_to(shown))
-            row.shown_changed.connect(lambda is_on, shown=shown: self._set_visible(shown, is_on))
-            row.suggested.connect(self.ask)
-            layer = self._layer_of(shown)
-            if layer is not None:
-                row.set_shown(layer.visible)
-                row.set_chosen(layer is self._viewer.layers.selection.active)
+        rows = []
+        for shown in self._shown():
+            row = by_id.get(shown.row_id) if shown.row_id is not None else None
+            if row is None:
+                row = self._new_row(shown)
+            row.show_result(shown, link)
+            rows.append(row)
+        self._rows.arrange([*rows, *self._waiting])
+        self._refresh_chosen()
 
-    def _found(self) -> list[Answer]:
-        """What was found on the chosen image and is still among the layers."""
+    def _shown(self) -> list[Shown]:
         if self._image is None:
             return []
-        answers = self._answers.get(self._image.unique_id, [])
-        return [answer for answer in answers if self._layer_of(answer) is not None]
+        refused = self._refused.get(self._image.unique_id, [])
+        work = self._work
+        if work is None:
+            return list(refused)
+        kept = self._kept.get(self._image.unique_id, {})
+        there = [
+            Shown(
+                row.name,
+                row.prompt,
+                row.state,
+                tuple(row.colour),
+                work.volume_ml(row.id),
+                row.confidence,
+                row.id,
+                is_edited=work.is_edited(row.id),
+                can_be_shown=row.state == "not found" and work.volume_ml(row.id) > 0,
+                warnings=work.warnings.get(row.id, ()),
+                is_kept=row.id in kept and row.state == "draft",
+            )
+            for row in work.rows
+        ]
+        return [*there, *refused]
 
-    def _layer_of(self, shown: Answer) -> Labels | None:
-        return self._named_layer(shown.name)
+    def _new_row(self, shown: Shown) -> Row:
+        row = self._rows.add(shown.name)
+        row.suggested.connect(self.ask)
+        row.removed.connect(partial(self._remove, row))
+        row.chosen.connect(partial(self._with_row, row, ImageWork.go_to))
+        row.shown_changed.connect(partial(self._with_row, row, ImageWork.set_visible))
+        row.accept_changed.connect(partial(self._accept, row))
+        row.shown_anyway.connect(
+            partial(self._with_row, row, lambda work, row_id: work.set_state(row_id, "draft"))
+        )
+        row.replaced.connect(partial(self._replace, row))
+        return row
 
-    def _row_layer(self, row: Row) -> Labels | None:
-        return self._named_layer(row.name)
+    def _with_row(self, row: Row, action: Callable[..., None], *values: Any) -> None:
+        if self._work is not None and row.row_id is not None:
+            action(self._work, row.row_id, *values)
 
-    def _named_layer(self, name: str) -> Labels | None:
-        if self._image is None:
-            return None
-        for layer in self._viewer.layers:
-            if layers.belongs_to(layer, self._image, name):
-                return layer
-        return None
+    def _remove(self, row: Row) -> None:
+        if row.row_id is not None:
+            self._with_row(row, ImageWork.remove)
+        elif self._image is not None:
+            refused = self._refused.get(self._image.unique_id, [])
+            self._refused[self._image.unique_id] = [x for x in refused if x.name != row.name]
+            self._show_rows()
 
-    def _go_to(self, shown: Answer) -> None:
-        layer = self._layer_of(shown)
+    def _accept(self, row: Row, is_accepted: bool) -> None:
+        state = "accepted" if is_accepted else "draft"
+        self._with_row(row, lambda work, row_id: work.set_state(row_id, state))
+
+    def _replace(self, row: Row) -> None:
+        work, image = self._work, self._image
+        if work is None or image is None or row.row_id is None:
+            return
+        entry = self._kept.get(image.unique_id, {}).pop(row.row_id, None)
+        if entry is not None:
+            work.put([entry], {}, self._show_rows)
+
+    def _refresh_chosen(self) -> None:
+        active, work = self._viewer.layers.selection.active, self._work
+        for row in self._rows:
+            layer = None
+            if work is not None and row.row_id is not None:
+                layer = work.layer_of(row.row_id)
+                row.set_shown(layer is not None and layer.visible)
+            row.set_chosen(active is not None and layer is active)
+
+    # Correcting and reviewing --------------------------------------------------------------
+
+    def _target(self) -> Structure | None:
+        """The row whose layer is selected."""
+        active = self._viewer.layers.selection.active
+        return None if self._work is None else self._work.row_of(active)
+
+    def _refresh_tools(self, event: Any = None) -> None:
+        work, target, review = self._work, self._target(), self._review
+        mode = None
+        if work is not None and target is not None:
+            layer = work.layer_of(target.id)
+            mode = None if layer is None else str(layer.mode)
+        is_busy = work is not None and work.is_busy
+        self._fix.set_target(
+            None if target is None or is_busy else target.name,
+            "draft" if target is None else target.state,
+            mode,
+        )
+        if work is None:
+            self._fix.set_steps(0, "", 0, "")
+        else:
+            history = work.history
+            self._fix.set_steps(
+                history.undo_count, history.undo_words, history.redo_count, history.redo_words
+            )
+        is_known = review is not None and review.doubt is not None
+        self._review_panel.set_doubt(is_known, review is not None and review.is_shown)
+        self._export.setEnabled(work is not None and any(r.state != "not found" for r in work.rows))
+
+    def _choose_tool(self, mode: str) -> None:
+        work, target = self._work, self._target()
+        layer = work.layer_of(target.id) if work is not None and target is not None else None
         if layer is not None:
             layer.visible = True
-            self._viewer.layers.selection.active = layer
-            layers.show_slice(self._viewer, layer, shown.largest)
+            if mode in ("paint", "fill"):
+                layer.selected_label = 1
+            layer.mode = mode
+        self._refresh_tools()
 
-    def _set_visible(self, shown: Answer, is_visible: bool) -> None:
-        layer = self._layer_of(shown)
-        if layer is not None:
-            layer.visible = is_visible
+    def _repair(self, name: str) -> None:
+        self._with_target(lambda work, row: work.repair(row.id, name))
 
-    def _on_visible_changed(self, event: Any) -> None:
-        for row in self._rows:
-            layer = self._row_layer(row)
-            if layer is not None and layer is event.source:
-                row.set_shown(layer.visible)
+    def _interpolate(self) -> None:
+        plane = None
+        if self._image is not None:
+            plane = layers.slice_on_screen(self._viewer, self._image)
+        if plane is not None and self._values is not None:
+            axis = self._values.layout.axes[plane[0]]
+            self._with_target(lambda work, row: work.interpolate(row.id, axis))
 
-    def _summary(self, answers: list[Answer], seconds: float) -> str:
-        found = sum(answer.result.found for answer in answers)
-        what = "Found" if found == len(answers) == 1 else f"{found} of {len(answers)} found"
-        return f"{what} in {seconds:.1f} s"
+    def _with_target(self, action: Callable[[ImageWork, Structure], None]) -> None:
+        work, target = self._work, self._target()
+        if work is None or target is None:
+            self._status.setText("Select a structure first: click on its row")
+        elif target.state == "accepted":
+            self._status.setText(f"{target.name} is accepted; unlock it first")
+        else:
+            action(work, target)
+
+    def _toggle_accepted(self) -> None:
+        work, target = self._work, self._target()
+        if work is not None and target is not None:
+            work.set_state(target.id, "draft" if target.state == "accepted" else "accepted")
+
+    def _undo(self) -> None:
+        if self._work is not None and not self._is_working:
+            self._work.undo()
+
+    def _redo(self) -> None:
+        if self._work is not None and not self._is_working:
+            self._work.redo()
+
+    def _show_doubt(self, is_shown: bool) -> None:
+        if self._review is not None:
+            self._review.show(is_shown)
+        self._refresh_tools()
+
+    def _next_doubtful(self) -> None:
+        if self._review is not None and self._work is not None:
+            self._status.setText(self._review.go_to_next(self._work))
+
+    def _go_to_prompt(self) -> None:
+        self._prompt.setFocus()
+        self._prompt.selectAll()
+
+    def _show_cheat_sheet(self) -> None:
+        self._open_window(CheatSheet(self))
+
+    def _open_export(self) -> None:
+        if self._work is not None:
+            options = {"preset": self._preset.currentData()}
+            self._open_window(
+                ExportWindow(self._work, self._keeper, self._preferences, options, self)
+            )
+
+    def _open_window(self, window: QWidget) -> None:
+        for other in self.findChildren(type(window)):
+            if other is not window:
+                other.close()
+        window.show()
+        window.raise_()
 
 
-def _let_go(
-    engine: Engine, letters: EdgeLetters, listeners: list[tuple[Any, Callable[..., None]]]
-) -> None:
-    engine.stop()
-    for event, callback in listeners:
-        event.disconnect(callback)
-    letters.remove()
+class _ShutDown:
+    """Ends everything once, when the widget or the program ends; touches nothing of Qt's."""
+
+    def __init__(self, widget: SegOneWidget, listeners: list[tuple[Any, Callable[..., None]]]):
+        self._engine = widget._engine
+        self._keeper = widget._keeper
+        self._saver = widget._saver
+        self._letters = widget._letters
+        self._bindings = widget._bindings
+        self._works = widget._works
+        self._listeners = listeners
+        self._is_done = False
+
+    def __call__(self, *values: Any) -> None:
+        if self._is_done:
+            return
+        self._is_done = True
+        self._engine.stop()
+        for event, callback in self._listeners:
+            event.disconnect(callback)
+        self._letters.remove()
+        self._bindings.remove()
+        for work in self._works.values():
+            self._keeper.run(work.history.close)
+        self._keeper.stop()
+        self._saver.stop()
 
 
-def _is_edited(layer: Labels) -> bool:
-    return bool(layer.metadata.get("segone_checksum") != _checksum(layer.data))
+def _is_image(layer: Any) -> bool:
+    return isinstance(layer, Image) and not is_doubt_layer(layer)
 
 
-def _checksum(mask: Any) -> int:
-    return zlib.crc32(np.ascontiguousarray(mask).data)
+def _refusal(result: Result) -> Shown:
+    return Shown(
+        result.resolved or result.prompt,
+        result.prompt,
+        "not found",
+        confidence=result.confidence,
+        warnings=result.warnings,
+        suggestions=result.suggestions,
+    )
+
+
+def _summary(answers: Sequence[Answer], seconds: float) -> str:
+    found = sum(answer.result.found for answer in answers)
+    what = "Found" if found == len(answers) == 1 else f"{found} of {len(answers)} found"
+    return f"{what} in {seconds:.1f} s"
 
 
 def time_left(first: tuple[float, int], now: float, done: int, total: int) -> str:
@@ -595,6 +1060,13 @@ def _text(name: str, accessible: str) -> QLabel:
     _name(label, name, accessible, "")
     label.setWordWrap(True)
     return label
+
+
+def _line() -> QFrame:
+    line = QFrame()
+    line.setObjectName("line")
+    line.setFrameShape(QFrame.Shape.HLine)
+    return line
 
 
 def _buddy(name: str, words: str, widget: QWidget) -> QLabel:

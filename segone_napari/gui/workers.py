@@ -6,22 +6,27 @@ carry the request's number and arrive on the GUI thread. Knows nothing of napari
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
+from segone_napari.gui.doubt import doubt_of
 from segone_napari.gui.layers import LayerImage, answer
-from segone_napari.runtime import Cancelled, Progress, choose_device, no_progress
+from segone_napari.runtime import BadInput, Cancelled, Progress, choose_device, no_progress
 from segone_napari.systems.base import Result
 from segone_napari.volume import Volume
 
 REPORT_EVERY_S = 0.05
+
+MakeSession = Callable[[str, str], "Segmenter"]
+"""Makes what answers, from the names of a preset and a device."""
 
 
 class Segmenter(Protocol):
@@ -70,7 +75,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
     started : the words for what is being done.
     previewed : list of `Answer` for the slice on screen.
     progressed : steps done, steps in all.
-    answered : list of `Answer`, in the order of the prompts.
+    answered : list of `Answer`, in the order of the prompts, and their `Doubt` or None.
     warned : a sentence about the image that a person must see.
     failed : the exception.
     device_known : (no number) where the work runs, such as "CPU".
@@ -79,17 +84,20 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
     started = Signal(int, str)
     previewed = Signal(int, object)
     progressed = Signal(int, int, int)
-    answered = Signal(int, object)
+    answered = Signal(int, object, object)
     warned = Signal(int, str)
     failed = Signal(int, object)
     device_known = Signal(str)
 
-    def __init__(self, make_session: Callable[[str], Segmenter], parent: QObject | None = None):
+    def __init__(self, make_session: MakeSession, parent: QObject | None = None):
         super().__init__(parent)
+        self.checkpoint = ""  # what answered last
         self._make_session = make_session
         self._session: Segmenter | None = None
         self._preset: str | None = None
+        self._device = "auto"
         self._seen: WeakSet[Volume] = WeakSet()
+        self._results: WeakKeyDictionary[Volume, dict[str, Result]] = WeakKeyDictionary()
         self._current = 0
         self._is_stopped = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="segone")
@@ -120,20 +128,36 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
 
     def _run(self, request: Request) -> None:
         try:
-            self._check(request.number)
-            session = self._session_for(request)
-            self._preview(session, request)
-            self._segment(session, request)
+            try:
+                self._answer(request)
+            except Exception as error:  # a GPU can run full, or be gone; the CPU is always there
+                trouble = _gpu_trouble(error)
+                if trouble is None or self._device == "cpu":
+                    raise
+                # 1. What the GPU holds is let go with the session before the CPU begins anew.
+                self._session, self._device = None, "cpu"
+                del error
+                gc.collect()
+                # 2. It is said, and stays said.
+                self._tell(self.warned, request.number, trouble)
+                self._tell(self.device_known, "CPU (the GPU failed)")
+                self._answer(request)
         except Cancelled:
             return
         except Exception as error:  # whatever went wrong is told, and the program goes on
-            self._tell(self.failed, request.number, error)
+            self._tell(self.failed, request.number, _in_words(error, request))
+
+    def _answer(self, request: Request) -> None:
+        self._check(request.number)
+        session = self._session_for(request)
+        self._preview(session, request)
+        self._segment(session, request)
 
     def _session_for(self, request: Request) -> Segmenter:
         if self._session is None or self._preset != request.preset:
             self._tell(self.started, request.number, "Loading the model …")
             self._session, self._preset = None, None
-            self._session = self._make_session(request.preset)
+            self._session = self._make_session(request.preset, self._device)
             self._preset = request.preset
             self._seen = WeakSet()
         return self._session
@@ -165,8 +189,12 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
         )
         self._seen.add(volume)
         self._check(request.number)
+        self.checkpoint = str(getattr(getattr(session, "system", None), "checkpoint", ""))
         answers = [answer(request.image, result) for result in results]
-        self._tell(self.answered, request.number, answers)
+        known = self._results.setdefault(volume, {})
+        known.update({result.resolved or result.prompt: result for result in results})
+        doubt = doubt_of(list(known.values()), request.image)
+        self._tell(self.answered, request.number, answers, doubt)
 
     def _report(self, number: int, done: int, total: int, is_due: bool) -> None:
         self._check(number)
@@ -180,6 +208,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
     def _forget(self, image: LayerImage) -> None:
         # An image that was never loaded was never encoded either.
         if self._session is not None and "volume" in vars(image):
+            self._results.pop(image.volume, None)
             self._session.forget(image.volume)
 
     def _find_device(self) -> None:
@@ -214,3 +243,33 @@ class _Reporter:
         if is_due:
             self._told_s = now
         self._report(done, total, is_due)
+
+
+def _gpu_trouble(error: Exception) -> str | None:
+    """What to say if a GPU is full or gone; None for every other error."""
+    words = str(error)
+    is_gpu = any(name in words for name in ("CUDA", "cuDNN", "CUBLAS", "MPS", "HIP "))
+    if not isinstance(error, RuntimeError) or not is_gpu:
+        return None
+    what = "is full" if "out of memory" in words.lower() else "stopped answering"
+    return f"The GPU {what}, so SegOne now works on the CPU: the masks are as good, but slower"
+
+
+def _in_words(error: Exception, request: Request) -> Exception:
+    """The error in words that help, if it is one of a lost file or of too little memory."""
+    if isinstance(error, OSError):
+        return BadInput(
+            f"'{request.image.name}' can't be read any more ({error.strerror or error}); "
+            "open it again"
+        )
+    words = str(error).lower()
+    is_memory = isinstance(error, MemoryError) or any(
+        sign in words for sign in ("out of memory", "can't allocate memory", "unable to allocate")
+    )
+    if not is_memory:
+        return error
+    size = " × ".join(str(n) for n in request.image.grid.shape)
+    return BadInput(
+        f"the memory isn't enough for '{request.image.name}' ({size} voxels); close other images "
+        "or programs, or choose the preset Fast, and ask again"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -101,6 +102,18 @@ class ThresholdSegmenter:
         )
 
 
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep a person's own preferences and work out of the tests; returns the project's folder."""
+    from qtpy.QtCore import QSettings
+
+    folder = tmp_path_factory.mktemp("person")
+    monkeypatch.setenv("SEGONE_PROJECT", str(folder / "project"))
+    kind, scope = QSettings.Format.IniFormat, QSettings.Scope.UserScope
+    QSettings.setPath(kind, scope, str(folder / "settings"))
+    return folder / "project"
+
+
 @pytest.fixture
 def segmenter() -> ThresholdSegmenter:
     return ThresholdSegmenter()
@@ -119,7 +132,7 @@ def open_widget(
         if volume is not None:
             data, arguments, _ = image_layer_data(volume)
             viewer.add_image(data, **arguments)
-        widget = SegOneWidget(viewer, make_session=lambda preset: segmenter)
+        widget = SegOneWidget(viewer, make_session=lambda preset, device: segmenter)
         viewer.window.add_dock_widget(widget, name="SegOne", area="right")
         return viewer, widget
 

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Image, Labels
+from napari.layers import Image
 
 from segone_napari.gui import layers
 from segone_napari.runtime import BadInput
@@ -82,7 +82,8 @@ def test_mask_lies_on_the_same_voxels_and_places_as_its_image(codes: str, angle_
     volume = stored_as(head(), codes, (1.0, 1.3, 0.8), angle_deg)
     image = layer_of(volume)
     (result,) = ThresholdSegmenter().segment(volume, ["left ball"])
-    labels = layers.labels_layer(image, layers.answer(layers.read_layer(image), result))
+    shown = layers.answer(layers.read_layer(image), result)
+    labels = layers.labels_layer(image, shown.name, result.colour, shown.mask)
     np.testing.assert_array_equal(labels.extent.world, image.extent.world)
     assert (np.asarray(image.data)[labels.data > 0] == 200).all()
     np.testing.assert_array_equal(
@@ -177,13 +178,3 @@ def test_letters_follow_a_mirrored_camera_and_leave_in_3d() -> None:
     assert letters == {"top": "P", "bottom": "A", "left": "L", "right": "R"}
     viewer.dims.ndisplay = 3
     assert layers.edge_letters(viewer, layers.DISPLAY_AXES) == {}
-
-
-def test_layer_of_labels_does_not_belong_to_another_image() -> None:
-    volume = head()
-    image, other = layer_of(volume), layer_of(volume)
-    (result,) = ThresholdSegmenter().segment(volume, ["left ball"])
-    labels = layers.labels_layer(image, layers.answer(layers.read_layer(image), result))
-    assert layers.belongs_to(labels, image, "left ball")
-    assert not layers.belongs_to(labels, other, "left ball")
-    assert not layers.belongs_to(Labels(labels.data, name="left ball"), image, "left ball")

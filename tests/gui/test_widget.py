@@ -9,6 +9,7 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QProgressBar, QPushButton, QWidget
 
 from segone_napari.gui.layers import volume_of
+from segone_napari.gui.rows import REPLACE
 from segone_napari.gui.widget import time_left
 from segone_napari.runtime import BadInput
 
@@ -252,16 +253,21 @@ def test_same_prompt_again_updates_its_layer(qtbot, open_widget) -> None:
     assert len(row_texts(widget)) == 1
 
 
-def test_strokes_of_a_person_are_never_painted_over(qtbot, open_widget) -> None:
+def test_strokes_of_a_person_are_replaced_only_when_they_say_so(qtbot, open_widget) -> None:
     viewer, widget = open_widget(head())
     ask_and_wait(qtbot, widget, "left ball")
-    painted = viewer.layers["left ball"]
-    painted.paint((2, 2, 2), 1)
-    mine = painted.data.copy()
+    layer = viewer.layers["left ball"]
+    answered = layer.data.copy()
+    layer.paint((2, 2, 2), 1)
+    mine = layer.data.copy()
     ask_and_wait(qtbot, widget, "left ball")
-    np.testing.assert_array_equal(painted.data, mine)
-    assert painted.name == "left ball (edited)"
-    assert viewer.layers["left ball"] is not painted
+    np.testing.assert_array_equal(layer.data, mine)
+    (row,) = row_texts(widget)
+    assert "corrected" in row
+    assert "Your corrected outline was kept" in row
+    child(widget, QLabel, "note").linkActivated.emit(REPLACE)
+    qtbot.waitUntil(lambda: not (layer.data == mine).all(), timeout=PATIENCE_MS)
+    np.testing.assert_array_equal(layer.data, answered)
 
 
 def test_layer_of_the_same_name_that_is_not_ours_is_left_alone(qtbot, open_widget) -> None:
@@ -428,7 +434,12 @@ def test_preset_is_the_one_that_the_session_is_made_with(
     viewer = make_napari_viewer(show=True)
     data, arguments, _ = image_layer_data(head())
     viewer.add_image(data, **arguments)
-    widget = SegOneWidget(viewer, make_session=lambda preset: made.append(preset) or segmenter)
+
+    def make(preset, device):
+        made.append(preset)
+        return segmenter
+
+    widget = SegOneWidget(viewer, make_session=make)
     viewer.window.add_dock_widget(widget, name="SegOne")
     ask_and_wait(qtbot, widget, "left ball")
     ask_and_wait(qtbot, widget, "right ball")

@@ -1,0 +1,269 @@
+"""The export window: which structures, in which formats, into which folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import Qt, QUrl
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QDialog,
+    QFileDialog,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+from segone_napari.exports import registry
+from segone_napari.exports.content import Content, Segment
+from segone_napari.exports.registry import FORMATS, Format
+from segone_napari.gui.imagework import ImageWork
+from segone_napari.gui.keeper import Keeper
+from segone_napari.gui.preferences import Preferences
+from segone_napari.project import Row
+from segone_napari.runtime import BadInput, SegOneError
+from segone_napari.volume import Volume
+
+OFFERED = ("nifti", "masks", "csv", "seg-nrrd", "dicom-seg", "glb", "stl-folder", "bids")
+USUAL = "nifti csv"
+
+
+class ExportWindow(QDialog):
+    """Writes chosen structures; it stays open and doesn't get in the way of the work."""
+
+    def __init__(
+        self,
+        work: ImageWork,
+        keeper: Keeper,
+        preferences: Preferences,
+        options: dict[str, Any],
+        parent: QWidget | None = None,
+    ):
+        super().__init__(parent)
+        self.setObjectName("export_window")
+        self.setWindowTitle(f"Export: {work.values.name}")
+        self.setModal(False)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self._work = work
+        self._keeper = keeper
+        self._preferences = preferences
+        self._options = options
+        self._rows = [row for row in work.rows if row.state != "not found"]
+        self._structures = [_check(f"export_row_{row.id}", row.name, True) for row in self._rows]
+        usual = preferences.text("export_formats", USUAL).split()
+        self._formats = {
+            one.name: _check(f"export_{one.name}", one.title, one.name in usual)
+            for one in _formats_for(work)
+        }
+        self._folder = QLineEdit(preferences.text("export_folder", str(_folder_of(work))))
+        self._folder.setObjectName("export_folder")
+        self._folder.setAccessibleName("Folder to export into")
+        self._folder.setToolTip("The folder that the files are written into")
+        self._browse = _push("export_browse", "Choose…", "Choose a folder", self._choose_folder)
+        self._force = _check("export_force", "Overwrite files that exist", False)
+        self._words = QLabel("A record of how each file was made is written beside it.")
+        self._words.setObjectName("export_words")
+        self._words.setWordWrap(True)
+        self._open = _push("export_open", "Open folder", "Show the files", self._open_folder)
+        self._open.hide()
+        self._export = _push("export_now", "Export", "Write the files   (Enter)", self.export)
+        self._export.setDefault(True)
+        self._close = _push("export_close", "Close", "Close this window   (Esc)", self.close)
+        self._lay_out()
+
+    def export(self) -> None:
+        """Write what is chosen."""
+        rows = [
+            row for row, box in zip(self._rows, self._structures, strict=True) if box.isChecked()
+        ]
+        names = [name for name, box in self._formats.items() if box.isChecked()]
+        folder = Path(self._folder.text().strip()).expanduser()
+        if not rows or not names:
+            missing = "structure" if not rows else "format"
+            self._words.setText(f"Nothing was written: choose at least one {missing}.")
+            return
+        self._preferences.set_text("export_formats", " ".join(names))
+        self._preferences.set_text("export_folder", str(folder))
+        self._export.setEnabled(False)
+        self._words.setText("Writing …")
+        work, options, force = self._work, self._options, self._force.isChecked()
+
+        def write() -> list[Path]:
+            return write_exports(content_of(work, rows, options), folder, names, force=force)
+
+        self._keeper.run(write, self._on_written, self._on_failed)
+
+    def _on_written(self, files: list[Path]) -> None:
+        self._export.setEnabled(True)
+        listed = ", ".join(file.name for file in files[:6])
+        more = f" and {len(files) - 6} more" if len(files) > 6 else ""
+        self._words.setText(f"Wrote {listed}{more} into {self._folder.text()}")
+        self._open.show()
+
+    def _on_failed(self, error: Exception) -> None:
+        self._export.setEnabled(True)
+        is_known = isinstance(error, SegOneError)
+        words = str(error) if is_known else f"{type(error).__name__}: {error}"
+        self._words.setText(f"Nothing was written: {words}")
+
+    def _choose_folder(self) -> None:
+        chosen = QFileDialog.getExistingDirectory(self, "Export into", self._folder.text())
+        if chosen:
+            self._folder.setText(chosen)
+
+    def _open_folder(self) -> None:
+        QDesktopServices.openUrl(QUrl.fromLocalFile(self._folder.text()))
+
+    def _lay_out(self) -> None:
+        where = QHBoxLayout()
+        where.addWidget(self._folder, 1)
+        where.addWidget(self._browse)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self._open)
+        buttons.addStretch(1)
+        buttons.addWidget(self._close)
+        buttons.addWidget(self._export)
+        column = QVBoxLayout(self)
+        column.addWidget(_group("Structures", self._structures), 1)
+        column.addWidget(_group("Formats", list(self._formats.values())))
+        column.addLayout(where)
+        column.addWidget(self._force)
+        column.addWidget(self._words)
+        column.addLayout(buttons)
+        self.resize(460, min(620, 320 + 26 * len(self._structures)))
+
+
+def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any]) -> Content:
+    """Take rows as they are now: for a worker, since masks are copied and the image is loaded."""
+    grid = work.values.grid
+    segments = []
+    for row in rows:
+        mask = Volume((work.history.masks[row.id] != 0).astype(np.uint8), grid, row.name)
+        edits = work.history.edits(row.id)
+        made = [edit.time for edit in edits if edit.kind == "result"]
+        changed = [edit.time for edit in edits if edit.kind not in ("result", "row")]
+        segments.append(
+            Segment(
+                row.name,
+                row.colour,
+                mask,
+                prompt=row.prompt,
+                confidence=row.confidence,
+                is_edited=bool(changed),
+                made_at=_time(made[-1]) if made else "",
+                edited_at=_time(changed[-1]) if changed else "",
+            )
+        )
+    path = work.reference.path
+    files = (path,) if path is not None and path.exists() else ()
+    checkpoints = dict.fromkeys(row.checkpoint for row in rows if row.checkpoint)
+    return Content(
+        tuple(segments),
+        image=work.values.volume,
+        image_files=files,
+        system="segone",
+        checkpoint=", ".join(checkpoints),
+        options=options,
+    )
+
+
+def write_exports(
+    content: Content, folder: Path, names: Sequence[str], *, force: bool = False
+) -> list[Path]:
+    """Write a content in several formats, named after its image.
+
+    Raises
+    ------
+    BadInput
+        If a file exists and `force` is not set (then none is written), or one can't be written.
+    """
+    assert content.image is not None
+    stem = _stem(content.image.name)
+    targets = {name: folder / _file_name(stem, registry.format_named(name)) for name in names}
+    there = [path.name for path in targets.values() if path.exists()]
+    if there and not force:
+        raise BadInput(
+            f"{', '.join(there)} exists in {folder}; tick 'Overwrite', or choose another folder"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"can't make {folder}: {error.strerror}; choose another folder") from error
+    files: list[Path] = []
+    for name, path in targets.items():
+        files += registry.write(content, path, name=name, force=force)
+    return files
+
+
+def _formats_for(work: ImageWork) -> list[Format]:
+    path = work.reference.path
+    is_series = path is not None and (path.is_dir() or path.suffix.lower() in (".dcm", ".ima"))
+    by_name = {one.name: one for one in FORMATS}
+    known = [by_name[name] for name in OFFERED if name in by_name]
+    return [one for one in known if is_series or not one.needs_series]
+
+
+def _folder_of(work: ImageWork) -> Path:
+    """The folder of exports beside the image, or in the person's own folder."""
+    path = work.reference.path
+    return (path.parent if path is not None else Path.home()) / "segone-export"
+
+
+def _stem(name: str) -> str:
+    for ending in (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".dcm"):
+        name = name.removesuffix(ending)
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name) or "image"
+
+
+def _file_name(stem: str, one: Format) -> str:
+    return f"{stem}_{one.name}" if one.is_folder else f"{stem}_segone{one.endings[0]}"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _check(name: str, title: str, is_checked: bool) -> QCheckBox:
+    box = QCheckBox(title)
+    box.setObjectName(name)
+    box.setAccessibleName(title)
+    box.setChecked(is_checked)
+    return box
+
+
+def _push(name: str, title: str, hint: str, action: Callable[[], Any]) -> QPushButton:
+    button = QPushButton(title)
+    button.setObjectName(name)
+    button.setAccessibleName(title)
+    button.setToolTip(hint)
+    button.setAutoDefault(False)
+    button.clicked.connect(lambda _=False: action())
+    return button
+
+
+def _group(title: str, boxes: Sequence[QCheckBox]) -> QWidget:
+    inside = QWidget()
+    column = QVBoxLayout(inside)
+    column.setSpacing(2)
+    for box in boxes:
+        column.addWidget(box)
+    column.addStretch(1)
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QScrollArea.Shape.NoFrame)
+    area.setWidget(inside)
+    group = QGroupBox(title)
+    around = QVBoxLayout(group)
+    around.setContentsMargins(4, 4, 4, 4)
+    around.addWidget(area)
+    return group

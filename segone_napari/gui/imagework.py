@@ -1,0 +1,424 @@
+"""The work on one image: rows and edits in an `EditHistory`, and the layers that show them.
+
+A layer shows the history's own memory, so a stroke is in the mask as soon as it is painted; the
+history is told of it and writes it down. What an undo or a repair changes is refreshed on screen.
+Layers come and go with the rows, one in each turn of the event loop: napari takes a tenth of a
+second for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
+
+from segone_napari import editing
+from segone_napari.gui import layers
+from segone_napari.gui.keeper import Keeper
+from segone_napari.gui.layers import LayerImage
+from segone_napari.project import Change, EditHistory, ImageRef, Row, RowLocked
+from segone_napari.runtime import SegOneError
+
+Entry = tuple[Row, NDArray[np.uint8]]
+
+REPAIRS: Mapping[str, str] = {
+    "largest": "Keep the largest part",
+    "holes": "Fill holes",
+    "smooth": "Smooth",
+}
+
+
+class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
+    """Rows of one image, their edits and their layers.
+
+    Signals
+    -------
+    changed : rows, masks or what can be undone are different now.
+    visibility_changed : a layer was shown or hidden.
+    failed : an error for the person.
+    """
+
+    changed = Signal()
+    visibility_changed = Signal()
+    failed = Signal(object)
+
+    def __init__(
+        self,
+        viewer: Any,
+        image: Image,
+        values: LayerImage,
+        reference: ImageRef,
+        history: EditHistory,
+        keeper: Keeper,
+        bind_keys: Callable[[Labels], None],
+        parent: QObject | None = None,
+    ):
+        super().__init__(parent)
+        self.image = image
+        self.values = values
+        self.reference = reference
+        self.history = history
+        self.is_busy = False
+        self.warnings: dict[int, tuple[str, ...]] = {}
+        self._viewer = viewer
+        self._keeper = keeper
+        self._bind_keys = bind_keys
+        self._layers: dict[int, Labels] = {}
+        self._left_out: set[int] = set()  # accepted rows whose layer a person deleted
+        self._voxels: dict[int, int] = {}
+        self._is_removing = False
+        self._is_closed = False
+        self._thens: list[Callable[[], None]] = []
+        self._next_layer = QTimer(self)
+        self._next_layer.setSingleShot(True)
+        self._next_layer.timeout.connect(self._add_next)
+        notes = history.notes.get("warnings", {})
+        self.warnings = {int(row_id): tuple(words) for row_id, words in notes.items()}
+
+    # What there is -------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows, in order."""
+        return self.history.rows
+
+    def row_named(self, name: str) -> Row | None:
+        """The row of this name."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def layer_of(self, row_id: int) -> Labels | None:
+        """The layer that shows a row, or None."""
+        return self._layers.get(row_id)
+
+    def row_of(self, layer: Any) -> Row | None:
+        """The row that a layer shows, or None."""
+        for row in self.rows:
+            if self._layers.get(row.id) is layer:
+                return row
+        return None
+
+    def volume_ml(self, row_id: int) -> float:
+        """The volume of a row's mask in millilitres."""
+        if row_id not in self._voxels:
+            self._voxels[row_id] = int(np.count_nonzero(self.history.masks[row_id]))
+        return self._voxels[row_id] * self.values.grid.voxel_volume_ml
+
+    def is_edited(self, row_id: int) -> bool:
+        """Whether a person has changed a row's mask since its last result."""
+        for edit in reversed(self.history.edits(row_id)):
+            if edit.kind == "result":
+                return False
+            if edit.kind != "row":
+                return True
+        return False
+
+    def mask_on_layer(self, row_id: int) -> NDArray[np.uint8]:
+        """A row's mask in the layer's axis order, as a view."""
+        return self.values.layout.to_layer(self.history.masks[row_id])
+
+    # Edits ---------------------------------------------------------------------------------
+
+    def put(
+        self,
+        entries: Sequence[Entry],
+        shown: Mapping[str, Labels],
+        then: Callable[[], None],
+        *,
+        words: str = "",
+    ) -> None:
+        """Add rows or give them new masks, as one step; call `then` when they are on screen.
+
+        Parameters
+        ----------
+        shown : by a row's name, a layer that shows a part of it already and is to be its layer.
+        """
+
+        def show(change: Change) -> None:
+            for row in self.rows:
+                if row.id in change.added and row.name in shown:
+                    self._adopt(row, shown[row.name])
+            self._show(change, then)
+
+        self._keeper.run(lambda: self.history.put(entries, words=words), show, self._fail)
+
+    def undo(self) -> None:
+        """Take the last edit back, wherever it was, and show where."""
+        self._step(self.history.undo)
+
+    def redo(self) -> None:
+        """Do again what was undone last."""
+        self._step(self.history.redo)
+
+    def set_state(self, row_id: int, state: Any) -> None:
+        """Accept a row, make it a draft again, or show what was not found."""
+        self._do(lambda: self.history.set_row(replace(self.history.row(row_id), state=state)))
+
+    def remove(self, row_id: int) -> None:
+        """Take a row and its layer away; undo brings them back."""
+        self._do(lambda: self.history.remove(row_id))
+
+    def repair(self, row_id: int, name: str) -> None:
+        """Do one of `REPAIRS` to a row."""
+        row, spacing = self.history.row(row_id), self.values.grid.spacing
+        repairs: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+            "largest": editing.keep_largest_part,
+            "holes": editing.fill_holes,
+            "smooth": lambda mask: editing.smooth(mask, spacing),
+        }
+        words = f"{REPAIRS[name].lower()}: {row.name}"
+
+        def work() -> Change | None:
+            values = repairs[name](self.history.masks[row_id])
+            return self.history.edit(row_id, values, kind="repair", words=words)
+
+        self._change_in_thread(row_id, work)
+
+    def interpolate(self, row_id: int, axis: int) -> None:
+        """Fill in the slices between corrected ones along array axis `axis`."""
+        spacing = self.values.grid.spacing
+
+        def work() -> Change | None:
+            slices = self.history.corrected_slices(row_id, axis)
+            values = editing.interpolate(self.history.masks[row_id], slices, axis, spacing)
+            return self.history.edit(row_id, values, kind="interpolation")
+
+        self._change_in_thread(row_id, work)
+
+    def set_visible(self, row_id: int, is_visible: bool) -> None:
+        """Show or hide a row's layer; one that was deleted comes back."""
+        layer = self.layer_of(row_id)
+        if layer is not None:
+            layer.visible = is_visible
+        elif is_visible:
+            self._left_out.discard(row_id)
+            self._add_missing(lambda: None)
+
+    def go_to(self, row_id: int) -> None:
+        """Select a row's layer and go to its largest slice."""
+        self.set_visible(row_id, True)
+        layer = self.layer_of(row_id)
+        if layer is None:
+            return
+        self._viewer.layers.selection.active = layer
+        if self.volume_ml(row_id):
+            largest = layers.largest_slices(self.mask_on_layer(row_id))
+            layers.show_slice(self._viewer, layer, largest)
+
+    def keep_warnings(self, warnings: Mapping[str, Sequence[str]]) -> None:
+        """Keep the sentences that a result came with, by a row's name."""
+        for name, words in warnings.items():
+            row = self.row_named(name)
+            if row is not None:
+                self.warnings[row.id] = tuple(words)
+        self.history.note("warnings", {str(n): list(words) for n, words in self.warnings.items()})
+
+    # Layers --------------------------------------------------------------------------------
+
+    def show_all(self, then: Callable[[], None]) -> None:
+        """Show every row that has a layer; call `then` when they are on screen."""
+        self._add_missing(then)
+
+    def on_layer_removed(self, layer: Any) -> bool:
+        """Follow a person who deleted one of our layers; returns whether it was one."""
+        row = self.row_of(layer)
+        if row is None or self._is_removing:
+            return row is not None
+        self._let_go(row.id)
+        if row.state == "accepted":
+            self._left_out.add(row.id)
+            self.changed.emit()
+        else:
+            self._do(lambda: self.history.remove(row.id))
+        return True
+
+    def close(self) -> None:
+        """Take the layers away and let the case go, once all of it is on disk."""
+        self._is_closed = True
+        if self.history.is_saved:
+            for row_id in list(self._layers):
+                self._remove_layer(row_id)
+        self._keeper.run(self.history.close)
+
+    def _step(self, step: Callable[[], Change | None]) -> None:
+        if self.is_busy:
+            return
+        change = step()
+        if change is not None:
+            self._show(change, lambda: None)
+            self._bring_into_view(change)
+
+    def _do(self, edit: Callable[[], Change | None]) -> None:
+        if self.is_busy:
+            return
+        try:
+            change = edit()
+        except SegOneError as error:
+            self._fail(error)
+            return
+        if change is not None:
+            self._show(change, lambda: None)
+
+    def _change_in_thread(self, row_id: int, work: Callable[[], Change | None]) -> None:
+        """Change a mask off the GUI thread; nobody may paint on it meanwhile."""
+        if self.is_busy:
+            return
+        layer = self.layer_of(row_id)
+        mode = layer.mode if layer is not None else None
+        self._set_busy(row_id, True)
+
+        def show(change: Change | None) -> None:
+            self._set_busy(row_id, False)
+            if layer is not None and mode is not None and layer.editable:
+                layer.mode = mode
+            if change is not None:
+                self._show(change, lambda: None)
+                self._bring_into_view(change)
+            self.changed.emit()
+
+        def failed(error: Exception) -> None:
+            show(None)
+            self._fail(error)
+
+        self._keeper.run(work, show, failed)
+
+    def _set_busy(self, row_id: int, is_busy: bool) -> None:
+        self.is_busy = is_busy
+        layer, row = self.layer_of(row_id), self.history.row(row_id)
+        if layer is not None:
+            layer.editable = not is_busy and row.state != "accepted"
+        self.changed.emit()
+
+    def _show(self, change: Change, then: Callable[[], None]) -> None:
+        """Bring the screen in line with the history after a change."""
+        for row_id in change.boxes:
+            self._voxels.pop(row_id, None)
+        wanted = {row.id: row for row in self.rows if row.state != "not found"}
+        for row_id in [row_id for row_id in self._layers if row_id not in wanted]:
+            self._remove_layer(row_id)
+        for row_id, row in wanted.items():
+            layer = self._layers.get(row_id)
+            if layer is None:
+                continue
+            self._follow(layer, row)
+            if row_id in change.boxes:
+                layer.refresh(extent=False)
+        self.changed.emit()
+        self._add_missing(then)
+
+    def _add_missing(self, then: Callable[[], None]) -> None:
+        """Add the layers that rows lack, then call `then`."""
+        self._thens.append(then)
+        self._add_next()
+
+    def _add_next(self) -> None:
+        """Add the layer of the first row that lacks one, and come back for the next."""
+        if self._is_closed:
+            return
+        for row in self.rows:
+            if row.state == "not found" or row.id in self._layers or row.id in self._left_out:
+                continue
+            layer = layers.labels_layer(
+                self.image, row.name, row.colour, self.mask_on_layer(row.id)
+            )
+            self._own(row, layer)
+            self._viewer.add_layer(layer)
+            self.changed.emit()
+            self._next_layer.start(0)
+            return
+        thens, self._thens = self._thens, []
+        for then in thens:
+            then()
+
+    def _adopt(self, row: Row, layer: Labels) -> None:
+        """Make a layer that is on screen already the layer of a row."""
+        if layer in self._viewer.layers:
+            layer.data = self.mask_on_layer(row.id)
+            self._own(row, layer)
+
+    def _own(self, row: Row, layer: Labels) -> None:
+        self._layers[row.id] = layer
+        self._bind_keys(layer)
+        layer.events.paint.connect(self._on_paint)
+        layer.events.data.connect(self._on_data_replaced)
+        layer.events.visible.connect(self._on_visible)
+        self._follow(layer, row)
+
+    def _follow(self, layer: Labels, row: Row) -> None:
+        mask = self.mask_on_layer(row.id)
+        if not np.shares_memory(layer.data, mask):
+            layer.data = mask
+        is_editable = row.state != "accepted"
+        if layer.editable != is_editable:
+            layer.editable = is_editable
+
+    def _remove_layer(self, row_id: int) -> None:
+        layer = self._let_go(row_id)
+        self._is_removing = True
+        try:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        finally:
+            self._is_removing = False
+
+    def _let_go(self, row_id: int) -> Labels:
+        layer = self._layers.pop(row_id)
+        layer.events.paint.disconnect(self._on_paint)
+        layer.events.data.disconnect(self._on_data_replaced)
+        layer.events.visible.disconnect(self._on_visible)
+        return layer
+
+    def _on_paint(self, event: Any) -> None:
+        row = self.row_of(event.source)
+        if row is None:
+            return
+        layout, shape = self.values.layout, event.source.data.shape
+        try:
+            change = self.history.record(row.id, layers.stored_atoms(event.value, layout, shape))
+        except RowLocked as error:
+            change = error.change
+            self._fail(error)
+        if change is not None:
+            self._show(change, lambda: None)
+
+    def _on_data_replaced(self, event: Any) -> None:
+        """A console or another plugin gave one of our layers other data: take it as an edit."""
+        layer = event.source
+        row = self.row_of(layer)
+        if row is None or np.shares_memory(layer.data, self.history.masks[row.id]):
+            return
+        data = np.asarray(layer.data)
+        fits = data.shape == self.mask_on_layer(row.id).shape
+        values = self.values.layout.to_stored(data != 0) if fits else None
+        layer.data = self.mask_on_layer(row.id)
+        if values is None:
+            words = f"'{row.name}' was given data of shape {data.shape} and kept its own"
+            self._fail(SegOneError(f"{words}; its mask must have the image's grid"))
+        else:
+            self._do(lambda: self.history.edit(row.id, values, kind="brush"))
+
+    def _on_visible(self, event: Any) -> None:
+        self.visibility_changed.emit()
+
+    def _bring_into_view(self, change: Change) -> None:
+        """Go to where voxels changed if that is not on the slice on screen."""
+        plane = layers.slice_on_screen(self._viewer, self.image)
+        if plane is None or change.kind in ("result", "row"):
+            return
+        axis, index = plane
+        shape = self.image.data.shape
+        boxes = [
+            layers.layer_box(box, self.values.layout, shape)
+            for box in change.boxes.values()
+            if all(side.stop > side.start for side in box)
+        ]
+        if boxes and not any(box[axis].start <= index < box[axis].stop for box in boxes):
+            a, b, c = ((side.start + side.stop - 1) // 2 for side in boxes[0])
+            layers.show_slice(self._viewer, self.image, (a, b, c))
+
+    def _fail(self, error: Exception) -> None:
+        self.failed.emit(error)

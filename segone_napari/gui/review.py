@@ -1,0 +1,122 @@
+"""Seeing doubt: the layer that shows the uncertainty, and the way to the next doubtful slice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari.layers import Image
+
+from segone_napari.gui import layers
+from segone_napari.gui.doubt import Doubt, next_doubtful
+from segone_napari.gui.imagework import ImageWork
+
+ROLE = "uncertainty"
+
+
+def is_doubt_layer(layer: Any) -> bool:
+    """Whether a layer is one that shows an uncertainty."""
+    return bool(layer.metadata.get("segone_role") == ROLE)
+
+
+class Review:
+    """The doubt about one image."""
+
+    def __init__(self, viewer: Any, image: Image):
+        self._viewer = viewer
+        self._image = image
+        self._layer: Image | None = None
+        self._seen: dict[int, set[int]] = {0: set(), 1: set(), 2: set()}
+        self.doubt: Doubt | None = None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the uncertainty can be seen."""
+        return self._layer is not None and self._layer.visible
+
+    def set_doubt(self, doubt: Doubt | None) -> None:
+        """Take the uncertainty of new results."""
+        if doubt is None:
+            return
+        self.doubt = doubt
+        self._seen = {0: set(), 1: set(), 2: set()}
+        if self._layer is not None:
+            self._layer.data = doubt.values
+
+    def show(self, is_shown: bool) -> None:
+        """Show or hide the uncertainty's layer, without changing what is selected."""
+        if self._layer is not None:
+            self._layer.visible = is_shown
+        elif is_shown and self.doubt is not None:
+            active = self._viewer.layers.selection.active
+            self._layer = _doubt_layer(self._image, self.doubt)
+            self._viewer.add_layer(self._layer)
+            self._viewer.layers.selection.active = active
+
+    def on_layer_removed(self, layer: Any) -> None:
+        """Follow a person who deleted the layer."""
+        if layer is self._layer:
+            self._layer = None
+
+    def go_to_next(self, work: ImageWork) -> str:
+        """Go to the next doubtful slice along the slider; return what to say about it."""
+        plane = layers.slice_on_screen(self._viewer, self._image)
+        if plane is None:
+            return "The next doubtful slice is shown in 2-D: switch the view back first"
+        if self.doubt is None:
+            return "There is no uncertainty yet: segment with Balanced or Best"
+        axis = plane[0]
+        drafts = [row for row in work.rows if row.state == "draft"]
+        by_slice = self.doubt.by_slice([row.name for row in drafts], axis)
+        seen = self._seen[axis] | _corrected(work, [row.id for row in drafts], axis)
+        index = next_doubtful(by_slice, seen)
+        if index is None:
+            self._seen[axis].clear()
+            return "No slice is worth another look; N begins again with the most doubtful one"
+        self._seen[axis].add(index)
+        self._go(axis, index)
+        worst = max(drafts, key=lambda row: self._at(row.name, axis, index))
+        return f"Slice {index}: the most doubtful is {worst.name}"
+
+    def close(self) -> None:
+        """Take the layer away."""
+        if self._layer is not None and self._layer in self._viewer.layers:
+            self._viewer.layers.remove(self._layer)
+
+    def _at(self, name: str, axis: int, index: int) -> float:
+        assert self.doubt is not None
+        return float(self.doubt.by_slice([name], axis)[index])
+
+    def _go(self, axis: int, index: int) -> None:
+        """Move the slider alone: where the other axes stand stays as it is."""
+        point = [0, 0, 0]
+        point[axis] = index
+        world = self._image.data_to_world(point)
+        self._viewer.dims.set_point(axis + self._viewer.dims.ndim - 3, world[axis])
+
+
+def _corrected(work: ImageWork, row_ids: list[int], axis: int) -> set[int]:
+    """Slices along a layer's axis that a person has painted on."""
+    layout, size = work.values.layout, work.image.data.shape[axis]
+    stored: set[int] = set()
+    for row_id in row_ids:
+        stored.update(work.history.corrected_slices(row_id, layout.axes[axis]))
+    return {size - 1 - index if layout.flips[axis] else index for index in stored}
+
+
+def _doubt_layer(image: Image, doubt: Doubt) -> Image:
+    metadata = {key: value for key, value in image.metadata.items() if key != "warnings"}
+    return Image(
+        doubt.values,
+        name="uncertainty",
+        scale=image.scale,
+        translate=image.translate,
+        rotate=image.rotate,
+        shear=image.shear,
+        affine=image.affine,
+        units=image.units,
+        axis_labels=image.axis_labels,
+        colormap="inferno",
+        blending="additive",
+        contrast_limits=(0.0, 1.0),
+        metadata=metadata | {"segone_role": ROLE},
+    )
