@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image",
         metavar="IMAGE",
         type=Path,
-        help="the MRI that the masks were made on: for its intensities, its checksum, and, as the "
-        "folder of its DICOM series, for a DICOM segmentation",
+        help="the MRI that the masks were made on: for its grid, its intensities, its checksum, "
+        "and, as the folder of its DICOM series, for a DICOM segmentation",
     )
     parser.add_argument(
         "--series", metavar="N|UID", help="which series, where IMAGE is a folder of several"
@@ -71,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Do what ``segone export`` says."""
     row = registry.format_for(args.output, args.format)
-    wants_image = row.needs_image and args.image is not None
+    # A DICOM segmentation takes its place from the series' headers alone.
+    wants_image = args.image is not None and not row.needs_series
     image = formats.read(args.image, series=args.series) if wants_image else None
     segments = read_segments(args.masks, grid=image.grid if image else None, table=args.table)
     content = Content(

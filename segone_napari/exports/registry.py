@@ -27,7 +27,6 @@ class Format:
     endings : of its file; none for a format that is written as a folder.
     function : ``"module:function"``, called with the content and a path; its module is loaded
         only when it is used. Of a folder it gets an empty one.
-    needs_image : whether it uses the image's intensities, if it can have them.
     needs_series : whether it can be written only for an image that was a DICOM series.
     shared : files of a folder that several exports share: not replaced where they exist.
     carries_record : whether the record of where it comes from is inside already.
@@ -37,7 +36,6 @@ class Format:
     title: str
     endings: tuple[str, ...]
     function: str
-    needs_image: bool = False
     needs_series: bool = False
     shared: tuple[str, ...] = ()
     carries_record: bool = False
@@ -84,8 +82,8 @@ FORMATS = (
     Format(
         "glb-folder", "Folder of one GLB mesh a structure", (), _HERE + "meshes:write_glb_folder"
     ),
-    Format("csv", "CSV of measures", (".csv",), _HERE + "measures:write_csv", needs_image=True),
-    Format("json", "JSON of measures", (".json",), _HERE + "measures:write_json", needs_image=True),
+    Format("csv", "CSV of measures", (".csv",), _HERE + "measures:write_csv"),
+    Format("json", "JSON of measures", (".json",), _HERE + "measures:write_json"),
     Format(
         "provenance",
         "Record of where the masks come from",

@@ -219,6 +219,10 @@ def test_command_exports_what_segment_wrote(tmp_path: Path, capsys: Any) -> None
     assert float(lines[1].split(",")[6]) == pytest.approx(
         sent.image.data.astype(np.int16)[sent.segments[0].inside].mean(), abs=0.01
     )
+    back = str(tmp_path / "back.nii.gz")
+    assert main(["export", str(tmp_path / "seg.dcm"), "--image", series, "-o", back]) == 0
+    voxels = np.asarray(nib.load(back).dataobj)
+    np.testing.assert_array_equal(voxels, labels_of(sent.segments).data)
     assert run("-o", str(tmp_path / "a.seg.nrrd")) == 2
     assert run("-o", str(tmp_path / "b.seg.nrrd"), "--only", "spleen") == 2
     words = capsys.readouterr().err.splitlines()
