@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import struct
@@ -185,11 +186,6 @@ class OpenCase:
             ) from error
         return work, warnings
 
-    @property
-    def is_snapshot_due(self) -> bool:
-        """Whether a good many records have been written since the last snapshot."""
-        return self._journal is not None and self.records_since_snapshot >= SNAPSHOT_RECORDS
-
     def append(self, kind: RecordKind, content: bytes) -> None:
         """Write one record to the journal; it outlives this program.
 
@@ -208,28 +204,38 @@ class OpenCase:
         if self._journal is not None:
             self._journal.sync()
 
-    def snapshot_of(self, work: Work) -> bytes:
-        """Take down rows and masks as of the journal's last record; for `write_snapshot`."""
-        assert self._journal is not None
+    def snapshot_due(self) -> int | None:
+        """Where the journal ends, if a good many records have come since the last snapshot."""
+        if self._journal is None or self.records_since_snapshot < SNAPSHOT_RECORDS:
+            return None
         self.records_since_snapshot = 0
-        state = work.state(journal=self._journal.id, end=self._journal.end)
-        return _SNAPSHOT_MAGIC + packed_record(RecordKind.STATE, state)
+        return self._journal.end
 
-    def write_snapshot(self, snapshot: bytes) -> None:
-        """Write a snapshot; the records that it covers must be on the disk before."""
-        write_whole(self.folder / "snapshot", snapshot)
+    def write_snapshot(self, end: int) -> None:
+        """Write rows and masks as of the record that ends at `end`, which is on the disk.
 
-    def close(self, work: Work | None) -> None:
-        """Let the case go.
-
-        Parameters
-        ----------
-        work : what a last snapshot is made of; None after edits that could not be saved.
+        They are read from the journal, not from the masks in memory: somebody may be in the
+        middle of a stroke. So nobody has to wait for it either.
         """
+        contents = read_journal(self.folder / "journal")
+        if contents is None or contents.end < end:
+            raise OSError(errno.EIO, "what was written to the journal can't be read again")
+        work = Work(self._case.image.grid.shape)
+        records = [record for record in contents.records if record.end <= end]
+        snapshot = _read_snapshot(self.folder / "snapshot")
+        if snapshot is not None and (snapshot.journal != contents.id or snapshot.end > end):
+            snapshot = None
+        _read_records(work, records, snapshot)
+        state = work.state(journal=contents.id, end=end)
+        content = _SNAPSHOT_MAGIC + packed_record(RecordKind.STATE, state)
+        write_whole(self.folder / "snapshot", content)
+
+    def close(self, *, is_saved: bool) -> None:
+        """Let the case go, after a last snapshot if everything is saved."""
         try:
-            if self._journal is not None and work is not None and self.records_since_snapshot:
-                self.write_snapshot(self.snapshot_of(work))
-            if self._lock is not None and work is not None:
+            if is_saved and self._journal is not None and self.records_since_snapshot:
+                self.write_snapshot(self._journal.end)
+            if is_saved and self._lock is not None:
                 (self.folder / "open").unlink(missing_ok=True)
         except OSError:
             pass  # all edits are in the journal: opening will only be slower, and offer to go on
@@ -251,7 +257,7 @@ class OpenCase:
             snapshot = None  # of a journal that was set aside
         if snapshot is not None and snapshot.end > contents.end:
             return self._restore_from_snapshot(work, contents, snapshot)
-        self._read_records(work, contents.records, snapshot)
+        self.records_since_snapshot = _read_records(work, contents.records, snapshot)
         if not contents.damaged_bytes:
             return ()
         return (
@@ -287,22 +293,6 @@ class OpenCase:
             f"The journal of {self._case.image.name} is damaged: masks and rows were restored "
             f"from a snapshot, but the earlier edits can't be undone. It is kept in {self.folder}",
         )
-
-    def _read_records(
-        self, work: Work, records: Sequence[Record], snapshot: _Snapshot | None
-    ) -> None:
-        covered = 0 if snapshot is None else snapshot.end
-        if snapshot is not None:
-            for record in records:
-                if record.end <= covered:
-                    work.read_steps_only(record.kind, record.content)
-            done, undone = work.done, work.undone
-            work.set_state(snapshot.state)
-            work.done, work.undone = done, undone
-        for record in records:
-            if record.end > covered:
-                work.read(record.kind, record.content)
-                self.records_since_snapshot += 1
 
     def _start(self) -> Journal:
         """Begin to write: take the lock, say what the case is, open the journal."""
@@ -363,6 +353,22 @@ class _Snapshot:
     state: bytes
     journal: str
     end: int
+
+
+def _read_records(work: Work, records: Sequence[Record], snapshot: _Snapshot | None) -> int:
+    """Do what the records say, the earlier ones in the short cut; the number of the others."""
+    covered = 0 if snapshot is None else snapshot.end
+    if snapshot is not None:
+        for record in records:
+            if record.end <= covered:
+                work.read_steps_only(record.kind, record.content)
+        done, undone = work.done, work.undone
+        work.set_state(snapshot.state)
+        work.done, work.undone = done, undone
+    others = [record for record in records if record.end > covered]
+    for record in others:
+        work.read(record.kind, record.content)
+    return len(others)
 
 
 def _read_snapshot(path: Path) -> _Snapshot | None:

@@ -83,8 +83,8 @@ class EditHistory:
 
         Parameters
         ----------
-        on_problem : called once when edits can't be saved; without it the error is raised, once,
-            after the edit has been done.
+        on_problem : called once when edits can't be saved, in the thread of that edit or `sync`;
+            without it the error is raised, once, after the edit has been done.
         sync_at_once : wait for the disk in every edit, instead of in `sync`.
 
         Raises
@@ -93,8 +93,13 @@ class EditHistory:
             If another window or program has the case open, or a later version wrote it.
         """
         history = cls(case.image.grid.shape)
-        history._case = OpenCase(case)
-        history._work, history.warnings = history._case.restore()
+        opened = OpenCase(case)
+        try:
+            history._work, history.warnings = opened.restore()
+        except BadInput:
+            opened.close(is_saved=False)
+            raise
+        history._case = opened
         history._on_problem = on_problem or _raise
         history._sync_at_once = sync_at_once
         return history
@@ -358,22 +363,21 @@ class EditHistory:
 
         Waits for the disk without holding up edits in other threads. Returns `is_saved`.
         """
-        if self._case is None:
-            return False
         with self._disk_lock:
             with self._lock:
+                if self._case is None:
+                    return False
                 self._write_unwritten()
-                snapshot = self._snapshot_if_due()
                 is_needed, self._needs_sync = self._needs_sync, False
-            return self._save_to_disk(snapshot, is_needed)
+                snapshot_end = self._case.snapshot_due() if not self._unwritten else None
+            return self._save_to_disk(self._case, snapshot_end, is_needed)
 
     def close(self) -> bool:
         """Save everything and let the case go; returns whether all was saved."""
-        if self._case is None:
-            return False
         is_saved = self.sync()
         with self._disk_lock, self._lock:
-            self._case.close(self._work if is_saved else None)
+            if self._case is not None:
+                self._case.close(is_saved=is_saved)
             self._case = None
         return is_saved
 
@@ -430,7 +434,7 @@ class EditHistory:
         self._write_unwritten()
         if self._sync_at_once:
             self._needs_sync = False
-            self._save_to_disk(self._snapshot_if_due(), is_needed=True)
+            self._save_to_disk(self._case, self._case.snapshot_due(), is_needed=True)
 
     def _write_unwritten(self) -> None:
         assert self._case is not None
@@ -446,28 +450,22 @@ class EditHistory:
             del self._unwritten[0]
             self._needs_sync = True
 
-    def _save_to_disk(self, snapshot: bytes | None, is_needed: bool) -> bool:
-        assert self._case is not None
+    def _save_to_disk(self, case: OpenCase, snapshot_end: int | None, is_needed: bool) -> bool:
         if self._unwritten:
             return False
         try:
             if is_needed:
-                self._case.sync()
-            if snapshot is not None:
-                self._case.write_snapshot(snapshot)
+                case.sync()
+            if snapshot_end is not None:
+                case.write_snapshot(snapshot_end)
         except OSError as error:
             self._needs_sync = True
-            self._tell(why_not_saved(self._case.folder, error))
+            self._tell(why_not_saved(case.folder, error))
             return False
         self.problem = None
         if is_needed:
             self.saved_at = time.time()
         return True
-
-    def _snapshot_if_due(self) -> bytes | None:
-        assert self._case is not None
-        is_due = self._case.is_snapshot_due and not self._unwritten
-        return self._case.snapshot_of(self._work) if is_due else None
 
     def _tell(self, problem: NotSaved) -> None:
         is_known = self.problem is not None

@@ -124,7 +124,6 @@ class Work:
     done: list[Edit] = field(default_factory=list)
     undone: list[Edit] = field(default_factory=list)
     next_id: int = 1
-    _blobs: dict[int, bytes] = field(default_factory=dict)
 
     def row(self, row_id: int) -> Row | None:
         """The row of this id, if it is there."""
@@ -199,7 +198,9 @@ class Work:
             "next_id": self.next_id,
             **more,
         }
-        return packed(header, [self._blob(row.id) for row in self.rows])
+        masks = [(self.masks[row.id], self.extents[row.id]) for row in self.rows]
+        deltas = [delta_from_nothing(mask, extent) for mask, extent in masks]
+        return packed(header, [delta.to_bytes() for delta in deltas])
 
     def set_state(self, content: bytes) -> None:
         """Take over what `state` gave; no edit can be undone after that."""
@@ -207,7 +208,7 @@ class Work:
         if tuple(header["shape"]) != self.shape:
             raise ValueError(f"a state of shape {header['shape']} for a grid of {self.shape}")
         self.rows = [Row.from_json(values) for values in header["rows"]]
-        self.masks, self.extents, self._blobs = {}, {}, {}
+        self.masks, self.extents = {}, {}
         for row, box, blob in zip(self.rows, header["extents"], blobs, strict=True):
             self.masks[row.id] = np.zeros(self.shape, dtype=np.uint8)
             Delta.from_bytes(blob).do(self.masks[row.id])
@@ -215,13 +216,6 @@ class Work:
         self.prompts, self.notes = list(header["prompts"]), dict(header["notes"])
         self.next_id = int(header["next_id"])
         self.done, self.undone = [], []
-
-    def _blob(self, row_id: int) -> bytes:
-        """A mask as bytes, kept until it changes."""
-        if row_id not in self._blobs:
-            delta = delta_from_nothing(self.masks[row_id], self.extents[row_id])
-            self._blobs[row_id] = delta.to_bytes()
-        return self._blobs[row_id]
 
     def _apply(self, edit: Edit, *, is_forward: bool, there: Mapping[int, Mask]) -> Change:
         there_before = {row.id for row in self.rows}
@@ -240,8 +234,6 @@ class Work:
     def _apply_part(self, part: Part, is_forward: bool, there: Mapping[int, Mask]) -> None:
         row_id = part.row_id
         old, new = (part.before, part.after) if is_forward else (part.after, part.before)
-        if part.box != EMPTY_BOX:
-            self._blobs.pop(row_id, None)
         if old is None:
             assert new is not None
             self.rows.insert(part.position, new)
@@ -250,7 +242,6 @@ class Work:
             self.next_id = max(self.next_id, row_id + 1)
         if new is None:
             del self.rows[self._index(row_id)], self.masks[row_id], self.extents[row_id]
-            self._blobs.pop(row_id, None)
             return
         self.rows[self._index(row_id)] = new
         if row_id not in there:

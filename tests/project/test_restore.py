@@ -39,14 +39,15 @@ def worked_on(case: Case, steps: int, seed: int = 0, snapshot_at: int | None = N
         if history._case.records_since_snapshot != before:
             states.append(facts(history))
         if step == snapshot_at:
-            history._case.write_snapshot(history._case.snapshot_of(history._work))
+            history._case.sync()
+            history._case.write_snapshot(history._case._journal.end)
     died(history)
     return states
 
 
 def died(history: EditHistory) -> None:
     """What is left when a program is killed: no lock, and nothing done in an orderly way."""
-    history._case.close(None)
+    history._case.close(is_saved=False)
 
 
 def restored(case: Case) -> tuple[Facts, tuple[str, ...]]:
@@ -255,6 +256,28 @@ def test_saving_in_another_thread_never_gets_between_edits(
     assert again._case.records_since_snapshot < len(everything) * 3
     assert facts(again)["masks"] == now["masks"]
     assert whole_past_and_future(again) == everything
+
+
+def test_a_snapshot_in_the_middle_of_a_stroke_has_none_of_it(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case_module, "SNAPSHOT_RECORDS", 1)
+    history = EditHistory.open(case)
+    row_id = history.put([(Row("x", "x"), blob(history.shape, np.random.default_rng(0)))]).added[0]
+    before = facts(history)
+    history.masks[row_id][2:4] ^= 1  # the mouse button is still down, so nobody was told
+    assert history.sync()
+    assert (case.folder / "snapshot").exists()
+    died(history)
+    assert restored(case) == (before, ())
+
+
+def test_a_case_that_is_refused_is_not_kept_locked(case: Case) -> None:
+    worked_on(case, 5)
+    (case.folder / "case.json").write_text('{"format": 99}')
+    with pytest.raises(BadInput, match="update"):
+        EditHistory.open(case)
+    assert not case.is_open
 
 
 def test_a_case_is_open_in_one_place_only(case: Case, project: Project) -> None:
