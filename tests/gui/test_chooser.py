@@ -226,3 +226,15 @@ def test_segmentations_open_as_labels_over_their_image(
     assert type(layer).__name__ == "Labels"
     assert layer.name == "left hippocampus"
     assert same(layer, volume.with_data(mask))
+
+
+def test_view_asks_for_a_series_unless_it_is_named(
+    make_napari_viewer: Callable[..., Any], study: Path, press: Any
+) -> None:
+    from segone_napari.gui import app
+
+    press(Keys.Key_Down, Keys.Key_Return)
+    viewer, _ = app.open_viewer(study, viewer=make_napari_viewer(show=True))
+    assert [layer.name for layer in viewer.layers] == ["T2 dynamic"]
+    viewer, _ = app.open_viewer(study, series="1", viewer=make_napari_viewer(show=True))
+    assert [layer.name for layer in viewer.layers] == ["T1 sag"]

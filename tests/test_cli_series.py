@@ -1,0 +1,82 @@
+"""DICOM at the command line: the list of series, the choice, and what is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from segone_napari import cli
+
+from . import scanner
+from .fakes import ThresholdSystem, put_in_registry
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A T1 with a slice missing, a FLAIR and a localizer, as scanned."""
+    folder = tmp_path / "study"
+    t1 = scanner.images(scanner.head("PIR"), description="mprage Doe", study_uid="1.2.3")
+    del t1[4]
+    scanner.save(t1, folder / "1")
+    scanner.save(
+        scanner.images(scanner.head(), description="flair", number=4, study_uid="1.2.3"),
+        folder / "2",
+    )
+    scanner.save(
+        scanner.images(scanner.head(), description="localizer", number=1, study_uid="1.2.3")[:1],
+        folder / "3",
+    )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def system(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_in_registry(monkeypatch, ThresholdSystem())
+
+
+def test_several_series_are_listed_and_one_line_says_what_to_do(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = cli.main(["segment", str(study), "-p", "left x", "-o", str(tmp_path / "o.nii.gz")])
+    said = capsys.readouterr()
+    *listed, last = said.err.strip().splitlines()
+    assert status == 2
+    assert last == f"segone: {study} holds 2 series; choose one with --series N, N from 1 to 2"
+    rows = [line.split() for line in listed if line.strip()[:1].isdigit()]
+    assert rows == [
+        ["1", "mprage", "T1", "sagittal", "18×12", "2×2.5×2", "14", "1"],
+        ["2", "flair", "FLAIR", "axial", "14×18", "2×2×2.5", "12", "1"],
+    ]
+    assert listed[-1] == "not listed: 'localizer': it has a single slice"
+    assert said.out == ""
+    assert not (tmp_path / "o.nii.gz").exists()
+
+
+def test_the_chosen_series_is_segmented_on_its_own_grid(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o.nii.gz"
+    status = cli.main(
+        ["segment", str(study), "--series", "1", "-p", "left hippocampus", "-o", str(out)]
+    )
+    said = capsys.readouterr()
+    assert (status, out.exists()) == (0, True)
+    assert "segone: warning: 1 slice is missing (after slice 4)" in said.err
+    assert "Doe" not in said.err + said.out + (tmp_path / "o.tsv").read_text()
+    ours = nib.as_closest_canonical(nib.load(out))
+    volume = scanner.head("PIR")
+    image = nib.as_closest_canonical(nib.Nifti1Image(volume.data, volume.affine))
+    assert ours.shape == image.shape
+    np.testing.assert_allclose(ours.affine, image.affine, atol=1e-3)
+
+
+def test_series_of_a_file_that_is_no_dicom_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nib.save(nib.Nifti1Image(scanner.head().data, np.eye(4)), tmp_path / "t1.nii")
+    status = cli.main(["segment", str(tmp_path / "t1.nii"), "--series", "2", "-p", "left x"])
+    assert status == 2
+    assert "is not DICOM and has no series; leave out --series" in capsys.readouterr().err
