@@ -191,7 +191,7 @@ def write(
             )
 
     folder = path if row.is_folder else path.parent
-    files = write_together(folder, fill_all, force=force, shared=row.shared)
+    files = write_together(folder, fill_all, target=path, force=force, shared=row.shared)
     return sorted(files, key=lambda file: (file.name != path.name, str(file)))
 
 

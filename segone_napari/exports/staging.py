@@ -21,6 +21,7 @@ def write_together(
     folder: Path,
     writer: Callable[[Path], None],
     *,
+    target: Path,
     force: bool = False,
     shared: Sequence[str] = (),
 ) -> list[Path]:
@@ -32,6 +33,7 @@ def write_together(
     Parameters
     ----------
     folder : where the files shall be; made, with its parents, if it is missing.
+    target : what to call all of it in a message, such as the main file.
     force : whether files that exist are overwritten.
     shared : names of files that are left as they are where they exist.
 
@@ -49,7 +51,12 @@ def write_together(
         writer(staging)
         return _publish(staging, folder, force=force, shared=shared)
     except OSError as error:
-        raise BadInput(why_not_written(folder, error)) from error
+        raise BadInput(why_not_written(target, error)) from error
+    except BadInput as error:
+        # A writer of `segone_napari.data` names the temporary file, which is of no use to anyone.
+        if isinstance(error.__cause__, OSError) and staging.name in str(error):
+            raise BadInput(why_not_written(target, error.__cause__)) from error
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -109,16 +109,19 @@ def test_one_file_in_the_way_stops_all_of_them(tmp_path: Path) -> None:
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: Any) -> None:
-    def full(self: Path, *args: Any, **kwargs: Any) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
     for out, name in (("out.nii.gz", "nifti"), ("masks", "masks"), ("deep/er/bids", "bids")):
-        with pytest.raises(BadInput, match="the disk is full"):
-            registry.write(content(subject="01"), tmp_path / out, name=name) if (
-                name != "nifti"
-            ) else registry.write(content(), tmp_path / out)
+        with pytest.raises(BadInput, match=f"the disk is full: {tmp_path / out} was not written"):
+            registry.write(content(subject="01"), tmp_path / out, name=name)
         assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.setattr(formats.os, "fsync", full)  # while the image itself is written
+    with pytest.raises(BadInput, match=f"the disk is full: {tmp_path / 'out.nii'} was not written"):
+        registry.write(content(), tmp_path / "out.nii")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_failure_while_moving_takes_back_what_was_moved(tmp_path: Path, monkeypatch: Any) -> None:
