@@ -58,7 +58,7 @@ class Correction:
     synonyms: tuple[str, ...]
     patient: str
     author: str
-    created: str
+    created: str = ""
     folder: Path = Path()
 
     @property
@@ -141,19 +141,16 @@ def merge_corrections(
     return mask, known
 
 
-def facts_of(
-    term: str,
-    image: ImageRef,
-    mask: NDArray[Any],
-    axis: int | None,
-    slices: Sequence[int] | None,
-    synonyms: tuple[str, ...],
-    patient: str,
-    author: str,
-) -> Correction:
-    """Check a new correction and put its facts together."""
-    term = " ".join(term.split())
-    shape = image.grid.shape
+def checked(facts: Correction, mask: NDArray[Any]) -> Correction:
+    """A new correction with its term and slices tidied and the time set.
+
+    Raises
+    ------
+    BadInput
+        If the term is empty, the mask is on another grid, or a slice is outside of it.
+    """
+    term = " ".join(facts.term.split())
+    shape = facts.image.grid.shape
     if not term:
         raise BadInput("a correction needs a name; say what the mask is of")
     if mask.shape != shape:
@@ -161,10 +158,11 @@ def facts_of(
             f"the mask has the shape {mask.shape} and the image {shape}; "
             "draw it on the image's own grid"
         )
-    chosen = None if slices is None else _checked_slices(slices, axis, shape)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    kept_axis = None if chosen is None else axis
-    return Correction(term, image, kept_axis, chosen, synonyms, patient, author, created)
+    if facts.slices is None:
+        return replace(facts, term=term, axis=None, created=created)
+    slices = _checked_slices(facts.slices, facts.axis, shape)
+    return replace(facts, term=term, slices=slices, created=created)
 
 
 def write(corrections: Path, facts: Correction, mask: NDArray[Any]) -> Correction:

@@ -99,9 +99,9 @@ class Project:
         NotSaved
             If it can't be written; then nothing is left behind.
         """
-        facts = corrections.facts_of(
-            term, image, mask, axis, slices, tuple(synonyms), patient, author
-        )
+        chosen = None if slices is None else tuple(slices)
+        facts = Correction(term, image, axis, chosen, tuple(synonyms), patient, author)
+        facts = corrections.checked(facts, mask)
         try:
             self._begin()
             return corrections.write(self.folder / "corrections", facts, mask)

@@ -144,12 +144,12 @@ class EditHistory:
     @property
     def undo_words(self) -> str:
         """What would be undone, such as "brush on left hippocampus"; empty if nothing."""
-        return self._work.done[-1].words if self._work.done else ""
+        return _words_of_last(self._work.done)
 
     @property
     def redo_words(self) -> str:
         """What would be done again; empty if nothing."""
-        return self._work.undone[-1].words if self._work.undone else ""
+        return _words_of_last(self._work.undone)
 
     @property
     def is_saved(self) -> bool:
@@ -173,7 +173,8 @@ class EditHistory:
         """The edits that made a row what it is, the oldest first: for a record of its origin."""
         with self._lock:
             done = tuple(self._work.done)
-        return tuple(edit for edit in done if any(part.row_id == row_id for part in edit.parts))
+        edits = map(Edit.from_bytes, done)
+        return tuple(edit for edit in edits if any(part.row_id == row_id for part in edit.parts))
 
     def corrected_slices(self, row_id: int, axis: int) -> tuple[int, ...]:
         """The slices along array axis `axis` that a person painted since the row's last result."""
@@ -396,9 +397,9 @@ class EditHistory:
         parts: Sequence[Part],
         there: Mapping[int, Mask] | None = None,
     ) -> Change:
-        edit = Edit(kind, words, time.time(), tuple(parts))
+        edit = Edit(kind, words, time.time(), tuple(parts)).to_bytes()
         change = self._work.do(edit, there)
-        self._write(RecordKind.EDIT, edit.to_bytes())
+        self._write(RecordKind.EDIT, edit)
         return change
 
     def _new_part(self, row: Row, mask: Mask, position: int) -> Part:
@@ -479,6 +480,10 @@ _NO_VOXELS = no_delta().to_bytes()
 
 def _raise(problem: NotSaved) -> None:
     raise problem
+
+
+def _words_of_last(edits: Sequence[bytes]) -> str:
+    return Edit.from_bytes(edits[-1]).words if edits else ""
 
 
 def _as_uint8(values: NDArray[Any], shape: tuple[int, ...], name: str) -> Mask:

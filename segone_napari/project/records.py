@@ -111,7 +111,8 @@ class Work:
     extents : by row, a box outside of which its mask is empty.
     prompts : what was typed, the oldest first.
     notes : what else a window wants to find again, as JSON values.
-    done, undone : edits that can be undone and done again, the last one first to go.
+    done, undone : edits that can be undone and done again, the last one first to go. They are
+        kept packed: there may be thousands, and only the last one is ever needed.
     next_id : the id of the next new row.
     """
 
@@ -121,8 +122,8 @@ class Work:
     extents: dict[int, Box] = field(default_factory=dict)
     prompts: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
-    done: list[Edit] = field(default_factory=list)
-    undone: list[Edit] = field(default_factory=list)
+    done: list[bytes] = field(default_factory=list)
+    undone: list[bytes] = field(default_factory=list)
     next_id: int = 1
 
     def row(self, row_id: int) -> Row | None:
@@ -134,7 +135,7 @@ class Work:
         if kind == RecordKind.STATE:
             self.set_state(content)
         elif kind == RecordKind.EDIT:
-            self.do(Edit.from_bytes(content))
+            self.do(content)
         elif kind == RecordKind.UNDO:
             self.undo()
         elif kind == RecordKind.REDO:
@@ -151,22 +152,23 @@ class Work:
         if kind == RecordKind.STATE:
             self.done, self.undone = [], []
         elif kind == RecordKind.EDIT:
-            self.done.append(Edit.from_bytes(content))
+            self.done.append(content)
             self.undone.clear()
         elif kind == RecordKind.UNDO:
             self.undone.append(self.done.pop())
         elif kind == RecordKind.REDO:
             self.done.append(self.undone.pop())
 
-    def do(self, edit: Edit, there: Mapping[int, Mask] | None = None) -> Change:
+    def do(self, content: bytes, there: Mapping[int, Mask] | None = None) -> Change:
         """Do a new edit; what was undone before it can't be done again.
 
         Parameters
         ----------
+        content : the edit, packed.
         there : by row, masks that already have the new voxels; a new row takes over its array.
         """
-        change = self._apply(edit, is_forward=True, there=there or {})
-        self.done.append(edit)
+        change = self._apply(content, is_forward=True, there=there or {})
+        self.done.append(content)
         self.undone.clear()
         return change
 
@@ -217,7 +219,8 @@ class Work:
         self.next_id = int(header["next_id"])
         self.done, self.undone = [], []
 
-    def _apply(self, edit: Edit, *, is_forward: bool, there: Mapping[int, Mask]) -> Change:
+    def _apply(self, content: bytes, *, is_forward: bool, there: Mapping[int, Mask]) -> Change:
+        edit = Edit.from_bytes(content)
         there_before = {row.id for row in self.rows}
         # Backwards in turn: rows go back to the places that they had in the list.
         for part in edit.parts if is_forward else reversed(edit.parts):
