@@ -14,7 +14,6 @@ import re
 import sys
 import tempfile
 import threading
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ import numpy as np
 from segone_napari.config import SegmentOptions
 from segone_napari.data import formats
 from segone_napari.data.vocabulary import Vocabulary, split_prompts
+from segone_napari.exports.content import file_name
+from segone_napari.exports.label_map import table_beside, table_of
 from segone_napari.runtime import BadInput, Progress, no_progress
 from segone_napari.systems import registry
 from segone_napari.systems.base import Encoded, Result, System
@@ -269,7 +270,7 @@ class Outputs:
 
     def files(self) -> list[Path]:
         """The files whose names are known before the prompts are answered."""
-        beside = None if self.label_map is None else _table_beside(self.label_map)
+        beside = None if self.label_map is None else table_beside(self.label_map)
         return [p for p in (self.label_map, beside, self.table, self.uncertainty) if p is not None]
 
     def _check_distinct(self, image: Path | None) -> None:
@@ -307,7 +308,7 @@ def write_outputs(
     with _taken_back_on_failure(outputs, written):
         if outputs.label_map is not None:
             written.append(_put(label_map(results), outputs.label_map, outputs))
-            beside = _table_beside(outputs.label_map)
+            beside = table_beside(outputs.label_map)
             written.append(_put(_label_table(results), beside, outputs))
         if outputs.masks is not None:
             outputs.masks.mkdir(parents=True, exist_ok=True)
@@ -405,7 +406,7 @@ def no_uncertainty() -> BadInput:
 def mask_paths(results: Sequence[Result], folder: Path) -> list[Path]:
     """Name the file of each result's mask, in order: ``01_left-hippocampus.nii.gz``."""
     width = max(2, len(str(len(results))))
-    names = [_slug(result.resolved or result.prompt) for result in results]
+    names = [file_name(result.resolved or result.prompt, otherwise="prompt") for result in results]
     return [folder / f"{n:0{width}}_{name}.nii.gz" for n, name in enumerate(names, start=1)]
 
 
@@ -433,13 +434,7 @@ def _common_grid(results: Sequence[Result]) -> Grid:
 
 
 def _label_table(results: Sequence[Result]) -> str:
-    """Give the lines of ``OUT.tsv``: index, name, colour."""
-    lines = ["index\tname\tcolour"]
-    for index, result in enumerate(results, start=1):
-        name = " ".join((result.resolved or result.prompt).split())
-        red, green, blue = result.colour
-        lines.append(f"{index}\t{name}\t#{red:02x}{green:02x}{blue:02x}")
-    return "\n".join(lines) + "\n"
+    return table_of((result.resolved or result.prompt, result.colour) for result in results)
 
 
 def _table_text(
@@ -454,18 +449,6 @@ def _table_text(
         return text.getvalue()
     table = {"image": image, "system": system, "checkpoint": checkpoint, "results": rows}
     return json.dumps(table, indent=2, ensure_ascii=False) + "\n"
-
-
-def _slug(name: str) -> str:
-    """Turn a name into a part of a file name: ``Left hippocampus`` to ``left-hippocampus``."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:60] or "prompt"
-
-
-def _table_beside(path: Path) -> Path:
-    """Name the table of a label map: ``OUT.nii.gz`` to ``OUT.tsv``."""
-    ending = _image_ending(path)
-    return path.with_name(path.name[: -len(ending)] + ".tsv")
 
 
 def _image_ending(path: Path) -> str:

@@ -35,7 +35,8 @@ def write(content: Content, folder: Path) -> None:
     anat.mkdir(parents=True)
     stem = "_".join(f"{key}-{value}" for key, value in entities.items()) + "_dseg"
     formats.write(labels_of(content.segments), anat / f"{stem}.nii.gz")
-    table = table_of(content.segments, columns="index\tname\tcolor")
+    rows = [(segment.name, segment.colour) for segment in content.segments]
+    table = table_of(rows, columns="index\tname\tcolor")
     (anat / f"{stem}.tsv").write_text(table, encoding="utf-8")
     _write_json(anat / f"{stem}.json", _sidecar(content))
     _write_json(folder / DESCRIPTION, _description())

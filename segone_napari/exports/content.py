@@ -189,10 +189,15 @@ def known_colour(name: str, number: int) -> Colour:
     return term.colour if term else _OTHER_COLOURS[number % len(_OTHER_COLOURS)]
 
 
-def file_name(name: str) -> str:
-    """Turn a name into a part of a file name: ``Left hippocampus`` to ``left-hippocampus``."""
+def file_name(name: str, *, otherwise: str = "structure") -> str:
+    """Turn a name into a part of a file name: ``Left hippocampus`` to ``left-hippocampus``.
+
+    Parameters
+    ----------
+    otherwise : what to call it where no letter or digit is left.
+    """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:60] or "structure"
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:60] or otherwise
 
 
 def numbered_names(segments: Sequence[Segment]) -> list[str]:

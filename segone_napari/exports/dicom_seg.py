@@ -153,8 +153,8 @@ def _place(values: NDArray[np.generic], grid: Grid, headers: Sequence[Dataset]) 
         )
     except ValueError as error:
         raise BadInput(
-            "the masks' axes are not at right angles (a tilted gantry), which DICOM-SEG can't "
-            "hold; export them as .seg.nrrd"
+            "the masks' axes are not at right angles (a tilted gantry), which is not written as "
+            "DICOM; export them as .seg.nrrd"
         ) from error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ Row = tuple[int, str, Colour]
 def write_label_map(content: Content, path: Path) -> None:
     """Write one integer image, label *i* for the *i*-th segment, and its table beside it."""
     formats.write(labels_of(content.segments), path)
-    table_beside(path).write_text(table_of(content.segments), encoding="utf-8")
+    table_beside(path).write_text(table_of(_named(content.segments)), encoding="utf-8")
 
 
 def write_masks(content: Content, folder: Path) -> None:
@@ -43,16 +43,19 @@ def write_masks(content: Content, folder: Path) -> None:
     for name, segment in zip(numbered_names(content.segments), content.segments, strict=True):
         mask = segment.mask.with_data(segment.inside.astype(np.uint8))
         formats.write(mask, folder / f"{name}.nii.gz")
-    (folder / _MASKS_TABLE).write_text(table_of(content.segments), encoding="utf-8")
+    (folder / _MASKS_TABLE).write_text(table_of(_named(content.segments)), encoding="utf-8")
 
 
-def table_of(segments: Sequence[Segment], columns: str = "index\tname\tcolour") -> str:
-    """Give the lines of a label map's table: index, name, and colour as ``#rrggbb``."""
+def table_of(rows: Iterable[tuple[str, Colour]], columns: str = "index\tname\tcolour") -> str:
+    """Give the lines of a label map's table: index from 1, name, and colour as ``#rrggbb``.
+
+    Parameters
+    ----------
+    rows : the name and the colour of each label.
+    """
     lines = [columns]
-    for index, segment in enumerate(segments, start=1):
-        red, green, blue = segment.colour
-        name = " ".join(segment.name.split())
-        lines.append(f"{index}\t{name}\t#{red:02x}{green:02x}{blue:02x}")
+    for index, (name, (red, green, blue)) in enumerate(rows, start=1):
+        lines.append(f"{index}\t{' '.join(name.split())}\t#{red:02x}{green:02x}{blue:02x}")
     return "\n".join(lines) + "\n"
 
 
@@ -122,6 +125,10 @@ def read_masks(folder: Path) -> list[Segment]:
 
 def _is_image(file: Path) -> bool:
     return file.name.lower().endswith(formats.WRITABLE)
+
+
+def _named(segments: Sequence[Segment]) -> list[tuple[str, Colour]]:
+    return [(segment.name, segment.colour) for segment in segments]
 
 
 def _read_mask(path: Path, number: int, rows: dict[int, tuple[str, Colour]]) -> Segment:
