@@ -25,7 +25,7 @@ SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".hdr", ".img", ".nrrd", ".nhdr")
 # What napari takes for "read, and there is nothing to show": a person cancelled.
 _NOTHING: list[Any] = [(None,)]
 # How many files of a folder are looked at to find out whether it holds DICOM.
-_FILES_TRIED = 300
+_FILES_TRIED = 1000
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[..., list[LayerTuple]] | None:
@@ -86,7 +86,8 @@ def _is_ours(path: Path) -> bool:
 def _holds_dicom(folder: Path) -> bool:
     from segone_napari.data.dicom.signature import is_dicom
 
-    return any(is_dicom(file) for file in islice(_files(folder), _FILES_TRIED))
+    has_directory = any((folder / name).is_file() for name in ("DICOMDIR", "dicomdir"))
+    return has_directory or any(is_dicom(file) for file in islice(_files(folder), _FILES_TRIED))
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -521,6 +521,20 @@ def test_two_patients_in_one_folder_are_kept_apart_and_said(tmp_path: Path) -> N
     assert "images of 2 patients" in found.warnings[0]
 
 
+@pytest.mark.parametrize("patient", ["Doe^Johanna", "MÜLLER^Jörg", "Yamada^Tarou=山田^太郎"])
+def test_the_patients_name_is_taken_out_of_a_description(tmp_path: Path, patient: str) -> None:
+    words = patient.replace("^", " ").replace("=", " ")
+
+    def name(data: Dataset, k: int) -> None:
+        data.SpecificCharacterSet = ["ISO_IR 192"]
+
+    made = scanner.images(
+        scanner.head(), description=f"t1 {words} sag", patient=patient, change=name
+    )
+    (series,) = open_study(scanner.save(made, tmp_path)).series
+    assert series.name == "t1 sag"
+
+
 def test_nothing_of_the_patient_is_in_a_listing_or_a_message(tmp_path: Path) -> None:
     folder = study_folder(tmp_path / "cd")
     for n, data in enumerate(scanner.images(scanner.head(), description="MPRAGE JOHANNA_DOE")):
@@ -656,6 +670,13 @@ def test_a_damaged_header_does_not_hide_the_series(tmp_path: Path) -> None:
     (folder / "broken").write_bytes((folder / "IM0000").read_bytes()[:700])
     found = formats.read(folder)
     assert_same(found, scanner.head())
+
+
+def test_a_damaged_file_is_not_answered_with_its_neighbours(tmp_path: Path) -> None:
+    folder = scanner.save(scanner.images(scanner.head()), tmp_path)
+    (folder / "broken").write_bytes((folder / "IM0000").read_bytes()[:300])
+    with pytest.raises(BadInput, match=r"broken is no DICOM image, or truncated; .* again"):
+        formats.read(folder / "broken")
 
 
 def test_series_without_a_known_coding_is_read_if_it_is_plain(tmp_path: Path) -> None:

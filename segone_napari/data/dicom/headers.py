@@ -205,7 +205,8 @@ def _fingerprint(text: str) -> str:
 def _without_name(description: str, name: str) -> str:
     """Return a description on one line, without words of the patient's name."""
     plain = re.sub(r"[^\w\s.,;:+*/()\[\]-]", " ", description)
-    for word in re.findall(r"\w{3,}", name):
+    # Initials would take letters out of everything; in other scripts two signs are a name.
+    for word in re.findall(r"\w{3,}|[^\W\x00-\x7f]{2,}", name):
         plain = re.sub(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", "", plain, flags=re.IGNORECASE)
     return " ".join(plain.split())[:64]
 

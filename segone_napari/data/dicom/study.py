@@ -157,8 +157,9 @@ def open_study(path: str | os.PathLike[str], *, progress: Progress = no_progress
     headers, damaged = _headers(chosen, progress)
     if chosen.is_file() and not _is_directory(chosen):
         own = read_header(chosen)
-        if own is not None and own.series_uid:
-            headers = [h for h in headers if h.series_uid == own.series_uid]
+        if own is None or own.problem == "damaged file" or not own.series_uid:
+            raise BadInput(f"{chosen} is no DICOM image, or truncated; copy or export it again")
+        headers = [h for h in headers if h.series_uid == own.series_uid]
     if not headers:
         raise BadInput(_no_images(chosen, damaged))
     patients = _patients(headers)
