@@ -16,6 +16,7 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
@@ -401,6 +402,21 @@ def test_big_endian_series_has_the_same_voxels(tmp_path: Path) -> None:
         data.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
         data.save_as(tmp_path / str(n), implicit_vr=False, little_endian=False)
     assert_same(formats.read(tmp_path), volume)
+
+
+def test_deflated_series_has_the_same_voxels(tmp_path: Path) -> None:
+    made = scanner.images(scanner.head())
+    for data in made:
+        data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    assert_same(formats.read(scanner.save(made, tmp_path)), scanner.head())
+
+
+def test_another_modality_is_opened_and_said(tmp_path: Path) -> None:
+    def make_ct(data: Dataset, k: int) -> None:
+        data.Modality = "CT"
+
+    found = formats.read(scanner.save(scanner.images(scanner.head(), change=make_ct), tmp_path))
+    assert found.warnings == ("this series is CT, not MR; results may be wrong",)
 
 
 def test_missing_decoder_is_named_with_what_to_install(
