@@ -57,7 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="export this structure alone; give it again for several",
     )
     parser.add_argument(
-        "--table", metavar="FILE.tsv", type=Path, help="index, name and colour of a label map"
+        "--table",
+        metavar="FILE.tsv|.json",
+        type=Path,
+        help="index, name and colour of a label map; or the JSON table that 'segone segment' wrote "
+        "with it: what made the masks goes into the record and into a DICOM segmentation",
     )
     parser.add_argument("--subject", metavar="LABEL", default="", help="who it is, for BIDS")
     parser.add_argument(
@@ -74,7 +78,10 @@ def run(args: argparse.Namespace) -> None:
     # A DICOM segmentation takes its place from the series' headers alone.
     wants_image = args.image is not None and not row.needs_series
     image = formats.read(args.image, series=args.series) if wants_image else None
-    segments = read_segments(args.masks, grid=image.grid if image else None, table=args.table)
+    is_told = args.table is not None and args.table.suffix.lower() == ".json"
+    segments = read_segments(
+        args.masks, grid=image.grid if image else None, table=None if is_told else args.table
+    )
     content = Content(
         segments=tuple(pick(segments, args.only) if args.only else segments),
         image=image,
@@ -85,6 +92,8 @@ def run(args: argparse.Namespace) -> None:
     record = provenance.beside(args.masks)
     if record.is_file():
         content = provenance.remembered(content, record)
+    if is_told:
+        content = provenance.told_by_table(content, args.table)
     for path in registry.write(content, args.output, name=row.name, force=args.force):
         print(f"wrote {path}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,8 @@ from segone_napari.runtime import BadInput
 
 ENDING = ".provenance.json"
 FORMAT = 1
+
+_SAME_ML = 1e-4  # tables are rounded to this
 
 
 def write(content: Content, path: Path) -> None:
@@ -109,6 +111,46 @@ def remembered(content: Content, path: Path) -> Content:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"the record {path} can't be read; move it away") from error
+
+
+def told_by_table(content: Content, path: Path) -> Content:
+    """Add what the table of ``segone segment --table FILE.json`` says of segments and their maker.
+
+    A segment that still has the volume that the table says was not edited since.
+
+    Raises
+    ------
+    BadInput
+        If the table can't be read.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        rows = {row["resolved"] or row["prompt"]: row for row in document["results"]}
+        segments = tuple(
+            replace(
+                segment,
+                prompt=rows[segment.name]["prompt"],
+                confidence=rows[segment.name]["confidence"],
+                is_edited=None if _differs(segment, rows[segment.name]) else False,
+            )
+            if segment.name in rows
+            else segment
+            for segment in content.segments
+        )
+        return replace(
+            content,
+            segments=segments,
+            system=document["system"],
+            checkpoint=document["checkpoint"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"the table {path} can't be read; name one that 'segone segment --table' wrote"
+        ) from error
+
+
+def _differs(segment: Segment, row: Mapping[str, Any]) -> bool:
+    return abs(segment.volume_ml - float(row["volume_ml"])) > _SAME_ML
 
 
 def _row(content: Content, segment: Segment, label: int) -> dict[str, Any]:

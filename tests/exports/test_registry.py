@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from segone_napari import __version__
@@ -222,6 +223,26 @@ def test_command_exports_what_segment_wrote(tmp_path: Path, capsys: Any) -> None
     assert float(lines[1].split(",")[6]) == pytest.approx(
         sent.image.data.astype(np.int16)[sent.segments[0].inside].mean(), abs=0.01
     )
+    # The table of 'segone segment' says what made the masks, and which are still as it made them.
+    first, second = sent.segments[:2]
+    row = {"prompt": "hippo", "resolved": first.name, "confidence": 0.5, "side": "left"}
+    other = {**row, "resolved": second.name, "volume_ml": 2 * second.volume_ml}
+    (tmp_path / "table.json").write_text(
+        json.dumps(
+            {
+                "image": "scan",
+                "system": "segone",
+                "checkpoint": "first",
+                "results": [{**row, "volume_ml": round(first.volume_ml, 4)}, other],
+            }
+        )
+    )
+    (tmp_path / "labels.nii.gz.provenance.json").unlink()
+    told = str(tmp_path / "told.dcm")
+    assert run("-o", told, "--image", series, "--table", str(tmp_path / "table.json")) == 0
+    made = pydicom.dcmread(told).SegmentSequence
+    assert [one.SegmentAlgorithmType for one in made[:2]] == ["AUTOMATIC", "SEMIAUTOMATIC"]
+    assert made[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "segone"
     back = str(tmp_path / "back.nii.gz")
     assert main(["export", str(tmp_path / "seg.dcm"), "--image", series, "-o", back]) == 0
     voxels = np.asarray(nib.load(back).dataobj)
