@@ -16,6 +16,7 @@ MAY_IMPORT_TORCH = (
     "segone_napari.data.resample",
     "segone_napari.data.slices",
     "segone_napari.data.synthetic",
+    "segone_napari.data.tumours",
     "segone_napari.gui",
 )
 
