@@ -140,10 +140,10 @@ class Lexicon:
         if not 5 <= len(text) <= LONGEST:
             return None
         limit = int(len(text) > 8)
-        near = process.extract(
+        extracted = process.extract(
             text, self._spellings, scorer=OSA.distance, score_cutoff=limit, limit=None
         )
-        near = [(found, edits) for found, edits, _ in near if found[0] == text[0]]
+        near = [(found, round(edits)) for found, edits, _ in extracted if found[0] == text[0]]
         least = min((edits for _, edits in near), default=0)
         entries = {e for found, n in near if n == least for e in self._entries_of[found]}
         if len(entries) != 1 or (least and any(word in self._others for word in words)):
@@ -153,46 +153,49 @@ class Lexicon:
     def described(self, words: Words) -> str | None:
         """Return the one entry that the words describe."""
         asked = self._concepts(words)
-        if len(asked) < 2:
-            return self._only_description(asked)
+        if len(asked) < 2:  # "hemicerebellum"
+            return self._by_plain_description.get(asked)
         if asked <= self._generic:
             return None
         # "posterior thalamus" names a thing and tells something more, which has to be known.
         more = {c for c in asked if asked - {c} in self._concepts_of_names}
+        weight = self._weigh(asked)
         scores: dict[str, float] = {}
         for entry, known in self._concepts_of.items():
-            if self._weigh(asked & known) >= LEAST_COVERED * self._weigh(asked):
-                descriptions = (d for d in self._descriptions_of[entry] if more <= d)
-                scores[entry] = max((self._agreement(asked, d) for d in descriptions), default=0.0)
+            if len(asked & known) < 2 or self._weigh(asked & known) < LEAST_COVERED * weight:
+                continue
+            agreements = (
+                # Dice of the weights; one shared concept is too few.
+                2 * self._weigh(asked & description) / (weight + its_weight)
+                for description, its_weight in self._descriptions_of[entry].items()
+                if more <= description and len(asked & description) >= 2
+            )
+            scores[entry] = max(agreements, default=0.0)
         best, second = sorted([*scores.values(), 0.0, 0.0], reverse=True)[:2]
         least = LEAST_AGREEMENT_OF_NAME_AND_MORE if more else LEAST_AGREEMENT
         if best < least or best - second < LEAST_LEAD:
             return None
         return max(scores, key=lambda entry: scores[entry])
 
-    def _only_description(self, asked: frozenset[str]) -> str | None:
-        """Return the one entry that is described by one concept alone: "hemicerebellum"."""
-        for description in self._descriptions:
-            if asked and self._written_out(description) == {asked}:
-                return description.entry
-        return None
-
     def nearest(self, words: Words, count: int = 3) -> list[str]:
         """Up to `count` entries whose names look like the words or share some, nearest first."""
         text = " ".join(words)[:LONGEST]
         scores: dict[str, float] = defaultdict(float)
         if len(text) >= 4:
-            spaced = [" ".join(name.words) for name in self._spelt_names]
             for _, score, i in process.extract(
-                text, spaced, scorer=Indel.normalized_similarity, score_cutoff=0.65, limit=None
+                text,
+                self._spaced,
+                scorer=Indel.normalized_similarity,
+                score_cutoff=0.65,
+                limit=None,
             ):
                 entry = self._spelt_names[i].entry
                 scores[entry] = max(scores[entry], score)
-        for name in self._spelt_names:
+        sharing = dict.fromkeys(name for word in words for name in self._names_with.get(word, ()))
+        for name in sharing:
             shared = len(set(words) & set(name.words))
-            if shared:
-                likeness = max(0.9 * shared / len(name.words), 0.7 * (shared == len(words)))
-                scores[name.entry] = max(scores[name.entry], likeness)
+            likeness = max(0.9 * shared / len(name.words), 0.7 * (shared == len(words)))
+            scores[name.entry] = max(scores[name.entry], likeness)
         return sorted((e for e in scores if scores[e] >= 0.65), key=lambda e: -scores[e])[:count]
 
     # Look-up tables ------------------------------------------------------------------------
@@ -238,6 +241,29 @@ class Lexicon:
         return tuple(self._entries_of)
 
     @cached_property
+    def _spaced(self) -> tuple[str, ...]:
+        return tuple(" ".join(name.words) for name in self._spelt_names)
+
+    @cached_property
+    def _names_with(self) -> Mapping[str, list[Name]]:
+        """Word to the names that it is in."""
+        names: dict[str, list[Name]] = defaultdict(list)
+        for name in self._spelt_names:
+            for word in set(name.words):
+                names[word].append(name)
+        return names
+
+    @cached_property
+    def _by_plain_description(self) -> Mapping[frozenset[str], str]:
+        """The concepts of a description of one way only, to its entry."""
+        found: dict[frozenset[str], str] = {}
+        for description in self._descriptions:
+            if all(len(place) == 1 for place in description.places):
+                concepts = frozenset().union(*self._written_out(description))
+                found.setdefault(concepts, description.entry)
+        return found
+
+    @cached_property
     def _known_words(self) -> frozenset[str]:
         words = {word for name in self._names for word in name.words}
         words |= {w for d in self._descriptions for place in d.places for ws in place for w in ws}
@@ -251,7 +277,15 @@ class Lexicon:
         return tuple(sorted(word for word in words if len(word) >= 4))
 
     @cached_property
-    def _descriptions_of(self) -> Mapping[str, tuple[frozenset[str], ...]]:
+    def _descriptions_of(self) -> Mapping[str, Mapping[frozenset[str], float]]:
+        """Entry to its descriptions, as concepts, and their weights."""
+        return {
+            entry: {description: self._weigh(description) for description in found}
+            for entry, found in self._sets_of.items()
+        }
+
+    @cached_property
+    def _sets_of(self) -> Mapping[str, set[frozenset[str]]]:
         # Where two entries would share a description, a name comes before what is written out, and
         # a plain description before one of many ways.
         ranked: list[dict[str, set[frozenset[str]]]] = [defaultdict(set) for _ in range(3)]
@@ -266,7 +300,7 @@ class Lexicon:
             for entry, found in rank.items():
                 descriptions[entry] |= found - taken
             taken.update(*rank.values())
-        return {entry: tuple(found) for entry, found in descriptions.items()}
+        return descriptions
 
     def _written_out(self, description: Description) -> set[frozenset[str]]:
         """The concepts of each way to fill a description's places."""
@@ -278,7 +312,7 @@ class Lexicon:
 
     @cached_property
     def _concepts_of(self) -> Mapping[str, frozenset[str]]:
-        return {e: frozenset().union(*found) for e, found in self._descriptions_of.items()}
+        return {e: frozenset().union(*found) for e, found in self._sets_of.items()}
 
     @cached_property
     def _concepts_of_names(self) -> frozenset[frozenset[str]]:
@@ -289,16 +323,13 @@ class Lexicon:
         used = Counter(c for concepts in self._concepts_of.values() for c in concepts)
         return {c: math.log((1 + len(self._concepts_of)) / n) for c, n in used.items()}
 
-    def _weigh(self, concepts: frozenset[str]) -> float:
-        unheard_of = math.log(1 + len(self._concepts_of))
-        return sum(self._weights.get(concept, unheard_of) for concept in concepts)
+    @cached_property
+    def _weight_of_unheard(self) -> float:
+        return math.log(1 + len(self._concepts_of))
 
-    def _agreement(self, asked: frozenset[str], description: frozenset[str]) -> float:
-        """Dice of the weights of two sets; one shared concept is too few."""
-        shared = asked & description
-        if len(shared) < 2:
-            return 0.0
-        return 2 * self._weigh(shared) / (self._weigh(asked) + self._weigh(description))
+    def _weigh(self, concepts: frozenset[str]) -> float:
+        weights, unheard_of = self._weights, self._weight_of_unheard
+        return sum(weights.get(concept, unheard_of) for concept in concepts)
 
     def _stems(self, words: Iterable[str]) -> frozenset[str]:
         """Words in one form, without those that change nothing beside a name."""
@@ -323,8 +354,8 @@ class Lexicon:
                     meant = self._variants.get(known, known)
                     near[meant] = min(round(edits), near.get(meant, 9))
         least = min(near.values(), default=0)
-        meant = sorted(known for known, edits in near.items() if edits == least)
-        return meant[0] if len({self._same.get(known, known) for known in meant}) == 1 else None
+        best = sorted(known for known, edits in near.items() if edits == least)
+        return best[0] if len({self._same.get(known, known) for known in best}) == 1 else None
 
 
 def _is_typo(word: str, known: str, edits: int, has_context: bool) -> bool:

@@ -1,6 +1,10 @@
 """What a prompt is understood as, and what is refused."""
 
+import importlib.util
 import json
+import sys
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -407,3 +411,113 @@ def test_prompts_are_split_at_semicolons_and_line_breaks_only():
         "a and b",
     ]
     assert split_prompts(" ; \n") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("grey matter anterior to the left hippocampus", "left amygdala"),
+        ("cavity behind the pons", "fourth ventricle"),
+        ("the two thalami", "thalamus"),
+        ("nucleus medial to the right putamen", "right pallidum"),
+        ("organ in the middle of the cerebellum", None),
+        ("thalamic region on the left", "left thalamus"),
+        ("LHipp", "left hippocampus"),
+        ("rightputamen", "right putamen"),
+        ("RV", None),
+        ("She forgets a lot. Please outline the hippocampi.", "hippocampus"),
+        ("How big is the right amygdala?", "right amygdala"),
+        ("draw a line around the third ventricle", "third ventricle"),
+        ("basel ganglia", "basal ganglia"),
+    ],
+)
+def test_people_s_own_words_are_understood(text, expected):
+    assert understood(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "posterior amygdala",
+        "anterior thalamus",
+        "tip of the putamen",
+        "part of the hippocampus",
+        "amygdala beside the hippocampus",
+        "caudate lesion",
+        "fluid dynamics",
+        "grey wolf",
+        "outer space",
+        "pituitary gland",
+        "hippopotamus",
+        "brainstorm",
+    ],
+)
+def test_what_is_more_or_less_than_a_name_is_not_taken_for_it(text):
+    match = VOCABULARY.match(text)
+    assert match.term is None
+    assert match.reason
+
+
+def test_a_description_is_said_to_be_one():
+    assert VOCABULARY.match("almond in front of the hippocampus").how == "description"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hippocampus on the left of the image", "right side of the screen", "image left caudate"],
+)
+def test_a_side_of_the_picture_is_not_a_side_of_the_patient(text):
+    match = VOCABULARY.match(text)
+    assert match.term is None
+    assert "patient" in match.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("left caudate and putamen", ["left caudate", "left putamen"]),
+        ("caudate and putamen on the right", ["right caudate", "right putamen"]),
+        ("3rd and 4th ventricles", ["third ventricle", "fourth ventricle"]),
+        ("L/R thalamus and brainstem", ["thalamus", "brainstem"]),
+        ("left hippocampus, right amygdala", ["left hippocampus", "right amygdala"]),
+        ("left and right hippocampus", ["left and right hippocampus"]),
+        ("hippocampus and liver", ["hippocampus and liver"]),
+        ("hippocampus but not amygdala", ["hippocampus but not amygdala"]),
+    ],
+)
+def test_several_known_structures_become_one_prompt_each(text, pieces):
+    assert VOCABULARY.separate(text) == pieces
+
+
+def test_an_older_vocabulary_of_the_same_classes_learns_the_newer_names(tmp_path):
+    document = json.loads((files("segone_napari.data") / "vocabulary.json").read_text("utf-8"))
+    for key in ("words", "unknown"):
+        del document[key]
+    for entry in (*document["structures"], *document["groups"]):
+        entry.pop("descriptions", None)
+        entry.pop("also", None)
+    older = Vocabulary(document)
+    assert older.match("hemicerebellum").term is None
+    assert older.brought_up_to_date().match("hemicerebellum").term is not None
+    document["structures"].pop()
+    document["groups"] = []
+    other = Vocabulary(document)
+    assert other.brought_up_to_date() is other
+
+
+def test_the_text_benchmark_keeps_its_bars():
+    path = Path(__file__).parents[2] / "benchmarks" / "text.py"
+    spec = importlib.util.spec_from_file_location("text_benchmark", path)
+    benchmark = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    right: dict[tuple[str, bool], list[bool]] = {}
+    for phrase in benchmark.read_phrases(benchmark.PHRASES, VOCABULARY):
+        answer = benchmark.understand(phrase.text, VOCABULARY)
+        outcome = benchmark.judge(answer, phrase.means, VOCABULARY)
+        kind = (phrase.half, bool(phrase.means))
+        right.setdefault(kind, []).append(outcome == benchmark.expected(phrase))
+    for half in benchmark.HALVES:
+        assert len(right[half, True]) > 150
+        assert sum(right[half, True]) >= 0.9 * len(right[half, True])
+        assert sum(right[half, False]) >= 0.95 * len(right[half, False])
+    assert benchmark.share_of_names_refused(VOCABULARY) == 0
