@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from segone_napari.exports.content import Content, Segment, known_colour
 from segone_napari.exports.terminology import Code, Coding, coding_of
 from segone_napari.runtime import BadInput
-from segone_napari.volume import Volume
+from segone_napari.volume import Affine, Volume
 
 ENDING = ".seg.nrrd"
 
@@ -158,35 +158,38 @@ def read(path: Path) -> list[Segment]:
         raise BadInput(f"no such file: {path}; check the path") from error
     except (nrrd.NRRDError, OSError, ValueError, EOFError, KeyError) as error:
         raise BadInput(f"{path} is truncated or no NRRD file; copy or export it again") from error
-    affine = _affine(path, header)
-    layers = voxels if voxels.ndim == 4 else voxels[np.newaxis]
+    affine, layer_axis = _affine(path, header)
+    layers = voxels[np.newaxis] if layer_axis is None else np.moveaxis(voxels, layer_axis, 0)
     keys = [re.match(r"Segment(\d+)_ID$", key) for key in header]
     numbers = sorted(int(key[1]) for key in keys if key)
-    if voxels.ndim not in (3, 4) or not numbers:
+    if layers.ndim != 4 or not numbers:
         raise BadInput(f"{path} holds no segments; save it as a segmentation in 3D Slicer")
     return [_segment(header, number, layers, affine) for number in numbers]
 
 
-def _affine(path: Path, header: Mapping[str, Any]) -> NDArray[np.float64]:
+def _affine(path: Path, header: Mapping[str, Any]) -> tuple[Affine, int | None]:
+    """Give the affine of the three axes in space, and which axis is the one of layers."""
     space = str(header.get("space", ""))
     factors = _TO_RAS.get(_SHORT_SPACES.get(space.upper(), space.lower()))
     directions = np.asarray(header.get("space directions", []), dtype=np.float64)
     origin = np.asarray(header.get("space origin", []), dtype=np.float64)
-    if factors is None or directions.ndim != 2 or origin.shape != (3,):
+    in_space = np.isfinite(directions).all(axis=-1) if directions.ndim == 2 else np.zeros(0, bool)
+    if factors is None or in_space.sum() != 3 or origin.shape != (3,):
         raise BadInput(
             f"{path} does not say how it lies in the patient; save it again in 3D Slicer"
         )
     affine = np.eye(4)
-    affine[:3, :3] = directions[-3:].T
+    affine[:3, :3] = directions[in_space].T
     affine[:3, 3] = origin
-    return np.diag([*factors, 1.0]) @ affine
+    others = np.flatnonzero(~in_space)
+    return np.diag([*factors, 1.0]) @ affine, int(others[0]) if len(others) else None
 
 
 def _segment(
     header: Mapping[str, Any],
     number: int,
     layers: NDArray[Any],
-    affine: NDArray[np.float64],
+    affine: Affine,
 ) -> Segment:
     prefix = f"Segment{number}_"
     name = str(header.get(prefix + "Name", f"segment {number + 1}"))

@@ -141,11 +141,15 @@ def test_failure_while_moving_takes_back_what_was_moved(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_read_only_folder_is_said(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(BadInput, match="choose another folder"):
-        registry.write(content(), tmp_path / "out.seg.nrrd")
+def test_read_only_disk_is_said(tmp_path: Path, monkeypatch: Any) -> None:
+    def read_only(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(staging.tempfile, "mkdtemp", read_only)
+    for out, name in (("out.seg.nrrd", None), ("masks", "masks")):
+        with pytest.raises(BadInput, match="Read-only file system; choose another folder"):
+            registry.write(content(), tmp_path / out, name=name)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_target_that_can_not_be_is_said(tmp_path: Path) -> None:

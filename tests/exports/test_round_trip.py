@@ -120,6 +120,19 @@ def test_seg_nrrd_that_slicer_cropped_is_placed_on_the_image(tmp_path: Path) -> 
     np.testing.assert_array_equal(came.mask.data, expected)
 
 
+def test_layers_may_be_the_last_axis(tmp_path: Path) -> None:
+    registry.write(content(), tmp_path / "first.seg.nrrd")
+    voxels, header = nrrd.read(str(tmp_path / "first.seg.nrrd"))
+    directions = np.roll(header["space directions"], -1, axis=0)
+    header |= {"space directions": directions, "kinds": ["domain"] * 3 + ["list"]}
+    nrrd.write(str(tmp_path / "last.seg.nrrd"), np.moveaxis(voxels, 0, -1), header)
+    for before, after in zip(
+        content().segments, read_segments(tmp_path / "last.seg.nrrd"), strict=True
+    ):
+        np.testing.assert_array_equal(after.mask.data, before.mask.data)
+        assert after.grid.is_same_as(before.grid)
+
+
 def test_mask_of_another_image_is_refused(tmp_path: Path) -> None:
     one = content().segments[0]
     for other in (AFFINES["canonical"], AFFINES["oblique"] @ np.diag([1.0, 1.0, 0.5, 1.0])):
