@@ -28,6 +28,7 @@ class Head:
     image : (x, y, z) float32, about 0 (air) to 1 (bright end).
     spacing : mm along each axis.
     centre : the cerebrum's centre in working voxels.
+    to_standard : what makes positions in mm those in a head of standard size.
     box : the part of the grid to look at.
     """
 
@@ -35,6 +36,7 @@ class Head:
     spacing: tuple[float, float, float]
     centre: Point
     box: Box
+    to_standard: Point = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,13 @@ def _window(image: Tensor, rows: slice, columns: slice, wanted: Tensor) -> Tenso
 
 
 def _positions(head: Head, layout: SlabLayout, indices: tuple[int, ...]) -> Tensor:
-    """RAS positions (B, 3, H, W) relative to the centre, in units of `POSITION_SCALE_MM`."""
+    """RAS positions (B, 3, H, W) in a head of standard size, in units of `POSITION_SCALE_MM`."""
     rows, columns, normal = layout.axes
     device = head.image.device
 
     def millimetres(axis: int, voxels: Tensor) -> Tensor:
-        return (voxels - head.centre[axis]) * head.spacing[axis] / POSITION_SCALE_MM
+        mm = (voxels - head.centre[axis]) * head.spacing[axis]
+        return mm * head.to_standard[axis] / POSITION_SCALE_MM
 
     def along(axis: int) -> Tensor:
         voxels = torch.arange(layout.box[axis].start, layout.box[axis].stop, device=device)

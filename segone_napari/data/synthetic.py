@@ -31,7 +31,9 @@ from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.runtime import BadInput, Progress, no_progress
 
 POSITION_SCALE_MM = 80.0
-"""Positions are given to a network as mm from the cerebrum's centre divided by this."""
+CEREBRUM_MM = (132.0, 165.0, 110.0)
+"""Positions are given to a network as mm from the cerebrum's centre, in a head whose cerebrum has
+this size from left to right, from back to front and from bottom to top, divided by the first."""
 
 CEREBRUM = tuple(
     f"{side} cerebral {what}" for side in ("left", "right") for what in ("white matter", "cortex")
@@ -161,6 +163,7 @@ class LabelMaps:
     ----------
     tissues : (M, X, Y, Z) uint8, indices of tissues; 0 is background.
     centres : (M, 3) float32, the cerebrum's centre in voxels.
+    sizes : (M, 3) float32, the cerebrum's size in voxels.
     extents : (M, 3, 2) float32, the brain's lowest and highest voxel along each axis.
     classes : (T,) int64, the class index of each tissue.
     mirrored : (T,) int64, the tissue on the other side.
@@ -170,6 +173,7 @@ class LabelMaps:
 
     tissues: Tensor
     centres: Tensor
+    sizes: Tensor
     extents: Tensor
     classes: Tensor
     mirrored: Tensor
@@ -179,7 +183,8 @@ class LabelMaps:
     def to(self, device: torch.device) -> LabelMaps:
         """Return the same maps on a device."""
         return LabelMaps(
-            self.tissues.to(device), self.centres.to(device), self.extents.to(device),
+            self.tissues.to(device), self.centres.to(device), self.sizes.to(device),
+            self.extents.to(device),
             self.classes.to(device), self.mirrored.to(device), self.is_outside.to(device),
             self.names,
         )  # fmt: skip
@@ -187,7 +192,8 @@ class LabelMaps:
     def select(self, indices: list[int]) -> LabelMaps:
         """Return some of the maps."""
         return LabelMaps(
-            self.tissues[indices], self.centres[indices], self.extents[indices],
+            self.tissues[indices], self.centres[indices], self.sizes[indices],
+            self.extents[indices],
             self.classes, self.mirrored, self.is_outside, self.names,
         )  # fmt: skip
 
@@ -239,14 +245,15 @@ def load_label_maps(
     tissues = _stack([np.searchsorted(values, m).astype(np.uint8) for m in maps])
     extents = torch.tensor([_extent(is_brain[t.numpy()]) for t in tissues], dtype=torch.float32)
     is_cerebrum = np.isin(names, CEREBRUM)
-    centres = [
-        box_centre(torch.from_numpy((is_cerebrum if is_cerebrum[t].any() else is_brain)[t]))
+    boxes = [
+        centre_and_size(torch.from_numpy((is_cerebrum if is_cerebrum[t].any() else is_brain)[t]))
         for t in tissues.numpy()
     ]
     index = {name: i for i, name in enumerate(vocabulary.class_names)}
     return LabelMaps(
         tissues=tissues,
-        centres=torch.tensor(centres),
+        centres=torch.tensor([centre for centre, _ in boxes]),
+        sizes=torch.tensor([size for _, size in boxes]),
         extents=extents,
         classes=torch.tensor(
             [index.get(TUMOUR if name in tumours.TISSUES else name, 0) for name in names]
@@ -346,17 +353,28 @@ def _stack(maps: list[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(out)
 
 
-def box_centre(mask: Tensor) -> Point:
-    """Return the centre, in voxels, of the box around a mask (x, y, z) that isn't empty.
+def centre_and_size(mask: Tensor) -> tuple[Point, Point]:
+    """Return centre and size, in voxels, of the box around a mask (x, y, z) that isn't empty.
 
     Lines where the mask is smaller than a fiftieth of its largest section don't count.
     """
-    centre = []
+    ends = []
     for others in ((1, 2), (0, 2), (0, 1)):
         area = mask.float().sum(others)
         lines = torch.nonzero(area > 0.02 * area.max()).flatten()
-        centre.append(float(lines[0] + lines[-1]) / 2)
-    return centre[0], centre[1], centre[2]
+        ends.append((int(lines[0]), int(lines[-1])))
+    (x0, x1), (y0, y1), (z0, z1) = ends
+    centre = ((x0 + x1) / 2, (y0 + y1) / 2, (z0 + z1) / 2)
+    return centre, (x1 - x0 + 1.0, y1 - y0 + 1.0, z1 - z0 + 1.0)
+
+
+def to_standard_size(size_mm: Tensor) -> Tensor:
+    """Return by what to multiply positions (…, 3) in a head whose cerebrum has a size (…, 3).
+
+    A head that is cut off, or was found in part only, isn't as small as it looks.
+    """
+    standard = torch.tensor(CEREBRUM_MM, device=size_mm.device)
+    return standard / size_mm.clamp(0.8 * standard, 1.25 * standard)
 
 
 def _extent(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -379,7 +397,7 @@ def generate(
     centred = _pixel_positions(maps, config, head, axes, offsets, draw)  # (B, K, H, W, 3)
     growths = _draw_tumours(maps, config, centred[:, middle], draw)
     source = centred if growths is None else tumours.displaced(centred, growths)
-    points = _deform(source, maps.centres[head], config, draw)  # (B, K, H, W, 3)
+    points, shrinking = _deform(source, maps.centres[head], config, draw)  # (B, K, H, W, 3)
     # 2. The tissue at every point, and the class of the middle slice.
     tissue = _look_up(maps, head, points, draw)  # (B, K, H, W)
     if growths is not None:
@@ -397,7 +415,8 @@ def generate(
     jitter = draw.normal(count, 1, 1, 3) * config.position_jitter_mm
     jitter[..., 0] *= 0.6
     jitter *= torch.where(draw.uniform(count, 1, 1, 1) < config.lost_share, 3.0, 1.0)
-    scale = 1 + config.position_scaling * draw.normal(count, 1, 1, 3)
+    error = 1 + config.position_scaling * draw.normal(count, 3)
+    scale = to_standard_size(maps.sizes[head] / shrinking / error)[:, None, None]  # (B, 1, 1, 3)
     position = (centred[:, middle] * scale + jitter) / POSITION_SCALE_MM  # (B, H, W, 3)
     return Slabs(torch.cat([slices, position.permute(0, 3, 1, 2)], dim=1), labels)
 
@@ -484,8 +503,13 @@ def _pixel_positions(
     )  # (B, K, H, W, 3)
 
 
-def _deform(centred: Tensor, centre: Tensor, config: SyntheticConfig, draw: _Draw) -> Tensor:
-    """Move positions (B, K, H, W, 3) in the image to voxels of the label map, same shape."""
+def _deform(
+    centred: Tensor, centre: Tensor, config: SyntheticConfig, draw: _Draw
+) -> tuple[Tensor, Tensor]:
+    """Move positions (B, K, H, W, 3) in the image to voxels of the label map, same shape.
+
+    Returns also by what share of its size the head became smaller along each axis, (B, 3).
+    """
     count, _, height, width, _ = centred.shape
     angles = (draw.uniform(count, 3, low=-1, high=1)) * math.radians(config.rotation_deg)
     scale = 1 + config.scaling * draw.uniform(count, 3, low=-1, high=1)
@@ -497,7 +521,7 @@ def _deform(centred: Tensor, centre: Tensor, config: SyntheticConfig, draw: _Dra
     amplitude = config.elastic_mm * math.sqrt(4 / knots) * draw.uniform(count, 1, 1, 1)
     coarse = draw.normal(count, 3, knots, knots) * amplitude
     field = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
-    return moved + field.permute(0, 2, 3, 1)[:, None]
+    return moved + field.permute(0, 2, 3, 1)[:, None], scale
 
 
 def _rotation(angles: Tensor) -> Tensor:

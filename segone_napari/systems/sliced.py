@@ -22,7 +22,14 @@ from torch import Tensor
 
 from segone_napari.data.resample import through_plane_axis, to_native, to_working, working_grid
 from segone_napari.data.slices import Head, SlabLayout, cut_slabs, slab_layout, to_volume
-from segone_napari.data.synthetic import CEREBRUM, PLANES, SyntheticConfig, box_centre, bright_end
+from segone_napari.data.synthetic import (
+    CEREBRUM,
+    PLANES,
+    SyntheticConfig,
+    bright_end,
+    centre_and_size,
+    to_standard_size,
+)
 from segone_napari.data.vocabulary import Match, Term, Vocabulary
 from segone_napari.models.answers import DenseModel
 from segone_napari.models.checkpoint import Manifest, load_checkpoint
@@ -38,6 +45,8 @@ from segone_napari.systems.base import EMPTY_BOX, Box, Result
 from segone_napari.volume import Grid, Volume
 
 NEIGHBOUR_MM = SyntheticConfig.neighbour_mm
+NARROWEST_BRAIN = 0.65
+"""Least width of a whole brain as a share of its length; most have 0.7 to 0.85."""
 MARGIN_MM = 14.0
 """What is looked at around the brain."""
 LEAST_VOXELS = 100
@@ -342,6 +351,8 @@ class SlicedSystem:
         """Check from the image alone that a left mask lies left of the brain's middle."""
         if term.side not in ("left", "right"):
             return ()
+        if is_cut_in_width(encoded.head):
+            return ("only a part of the brain's width is seen; left and right may be wrong",)
         mass = probability.float().sum((1, 2)).cpu()
         x = float((mass * torch.arange(len(mass))).sum() / mass.sum()) + origin[0]
         beyond_mm = (x - encoded.head.centre[0]) * encoded.head.spacing[0]
@@ -410,14 +421,15 @@ def _first_centre(box: Box, spacing: tuple[float, float, float]) -> tuple[float,
 
 
 def _centred_on(head: Head, is_brain: Tensor, is_cerebrum: Tensor, box: Box) -> Head:
-    """Return the head with the centre of the cerebrum and the box of the brain.
+    """Return the head with centre and size of the cerebrum and the box of the brain.
 
     Both are masks (x, y, z) on `box`. Where hardly anything was found, the head stays as it is.
     """
     if is_brain.sum() < LEAST_VOXELS:
         return head
-    middle = box_centre(is_cerebrum if is_cerebrum.sum() >= LEAST_VOXELS else is_brain)
+    middle, size = centre_and_size(is_cerebrum if is_cerebrum.sum() >= LEAST_VOXELS else is_brain)
     centre = [c + s.start for c, s in zip(middle, box, strict=True)]
+    x, y, z = to_standard_size(torch.tensor(size) * torch.tensor(head.spacing)).tolist()
     sides = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
@@ -427,8 +439,26 @@ def _centred_on(head: Head, is_brain: Tensor, is_cerebrum: Tensor, box: Box) -> 
         margin = round(MARGIN_MM / head.spacing[axis])
         sides.append(slice(max(0, first - margin), min(head.image.shape[axis], last + margin + 1)))
     return replace(
-        head, centre=(centre[0], centre[1], centre[2]), box=(sides[0], sides[1], sides[2])
+        head,
+        centre=(centre[0], centre[1], centre[2]),
+        to_standard=(x, y, z),
+        box=(sides[0], sides[1], sides[2]),
     )
+
+
+def is_cut_in_width(head: Head) -> bool:
+    """Whether the brain that was found is too narrow for its length to be a whole one.
+
+    The middle of what is seen is then not the brain's middle.
+    """
+    margin = [round(MARGIN_MM / mm) for mm in head.spacing]
+    extent_mm = []
+    for axis in (0, 1):
+        lines, size = head.box[axis], head.image.shape[axis]
+        first = lines.start + (margin[axis] if lines.start > 0 else 0)
+        last = lines.stop - (margin[axis] if lines.stop < size else 0)
+        extent_mm.append((last - first) * head.spacing[axis])
+    return extent_mm[0] < NARROWEST_BRAIN * extent_mm[1]
 
 
 def _indices(flags: list[bool], device: torch.device) -> Tensor:

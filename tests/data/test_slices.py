@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from segone_napari.data.slices import Head, SlabLayout, cut_slabs, slab_layout, to_volume
-from segone_napari.data.synthetic import PLANES, POSITION_SCALE_MM, generate, load_label_maps
+from segone_napari.data.synthetic import (
+    PLANES,
+    POSITION_SCALE_MM,
+    generate,
+    load_label_maps,
+    to_standard_size,
+)
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.volume import Box
 from tests.tiny import SYNTHETIC, centred_affine, labels
@@ -177,7 +183,9 @@ def test_a_slab_of_training_is_what_is_cut_at_the_positions_it_carries(plane, tm
     # 2. The same windows, found from the positions and cut from the classes as if an image.
     centre = maps.centres[0]
     image = maps.classes[maps.tissues[0].long()].float()
-    first = (trained.inputs[:, 3:, 0, 0] * POSITION_SCALE_MM + centre).round().int()  # (B, 3)
+    scale = to_standard_size(maps.sizes[0])
+    corner = trained.inputs[:, 3:, 0, 0] * POSITION_SCALE_MM / scale  # (B, 3)
+    first = (corner + centre).round().int()
     rows, columns, normal = PLANES[plane]
     height, width = trained.labels.shape[1:]
     for start, inputs, truth in zip(first.tolist(), trained.inputs, trained.labels, strict=True):
@@ -186,9 +194,11 @@ def test_a_slab_of_training_is_what_is_cut_at_the_positions_it_carries(plane, tm
         box[columns] = slice(start[columns], start[columns] + width)
         layout = SlabLayout(PLANES[plane], (box[0], box[1], box[2]), (start[normal],))
         x, y, z = centre.tolist()
-        head = Head(image, (1.0, 1.0, 1.0), (x, y, z), layout.box)
+        a, b, c = scale.tolist()
+        head = Head(image, (1.0, 1.0, 1.0), (x, y, z), layout.box, (a, b, c))
         slab = cut_slabs(head, layout, layout.indices, 1, 2.0)[0]
-        off_mm = (slab[1:] - inputs[3:]).abs().max() * POSITION_SCALE_MM
+        off = (slab[1:] - inputs[3:]).abs().amax((1, 2))  # (3,)
+        off_mm = (off * POSITION_SCALE_MM / scale).max()
         assert off_mm <= 0.51  # slices of training lie between voxels
         assert (slab[0] == truth).float().mean() > 0.9
     assert trained.labels.any()

@@ -15,15 +15,17 @@ from torch import Tensor
 from segone_napari.data import synthetic
 from segone_napari.data.synthetic import (
     CEREBRUM,
+    CEREBRUM_MM,
     PLANES,
     POSITION_SCALE_MM,
     LabelMaps,
     Slabs,
     SyntheticConfig,
-    box_centre,
     bright_end,
+    centre_and_size,
     generate,
     load_label_maps,
+    to_standard_size,
 )
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.runtime import BadInput
@@ -62,6 +64,7 @@ def make(
 def classes_at(maps: LabelMaps, positions: Tensor, *, is_mirrored: bool) -> Tensor:
     """Classes (B, H, W) of the first head at positions (B, 3, H, W) as networks get them."""
     mm = positions.permute(0, 2, 3, 1) * POSITION_SCALE_MM  # (B, H, W, 3)
+    mm = mm / to_standard_size(maps.sizes[0])
     if is_mirrored:
         mm = mm * torch.tensor([-1.0, 1.0, 1.0])
     voxel = (mm + maps.centres[0]).round().long()
@@ -169,14 +172,15 @@ def test_positions_grow_to_the_right_front_and_top(maps, plane):
     inputs, _ = make(maps, replace(STILL, planes=(plane,)))
     rows, columns, normal = PLANES[plane]
     position = inputs[:, 3:]
-    step = 1 / POSITION_SCALE_MM
+    step = to_standard_size(maps.sizes[0]) / POSITION_SCALE_MM
+    assert torch.equal(maps.sizes[0], maps.sizes[1])
     along_rows, along_columns = position.diff(dim=2), position.diff(dim=3)
     for axis in range(3):
-        expected = step if axis == rows else 0.0
+        expected = float(step[axis]) if axis == rows else 0.0
         torch.testing.assert_close(
             along_rows[:, axis], torch.full_like(along_rows[:, axis], expected)
         )
-        expected = step if axis == columns else 0.0
+        expected = float(step[axis]) if axis == columns else 0.0
         torch.testing.assert_close(
             along_columns[:, axis], torch.full_like(along_columns[:, axis], expected)
         )
@@ -228,7 +232,7 @@ def test_a_stripped_head_has_no_skin(maps):
 
 def test_the_edge_of_the_field_of_view_cuts_image_and_labels(maps):
     inputs, truth = make(maps, replace(STILL, cropped_share=1.0), count=16)
-    whole, whole_truth = make(maps, STILL, count=16)
+    _, whole_truth = make(maps, STILL, count=16)
     empty = (inputs[:, :3] == 0).all(1)
     assert (truth[empty] == 0).all()
     cut = empty.all(2).any(1) | empty.all(1).any(1)
@@ -273,6 +277,13 @@ def test_thin_slices_lie_in_order_at_the_neighbours_distance():
     assert torch.equal(weights, torch.eye(5).expand(2, -1, -1))
 
 
+def test_positions_are_those_of_a_head_of_standard_size():
+    standard = torch.tensor(CEREBRUM_MM)
+    assert to_standard_size(standard).tolist() == [1.0, 1.0, 1.0]
+    torch.testing.assert_close(to_standard_size(0.9 * standard), torch.full((3,), 1 / 0.9))
+    assert to_standard_size(0.5 * standard).tolist() == pytest.approx([1.25] * 3)
+
+
 # --- reading label maps -------------------------------------------------------------------------
 
 
@@ -287,17 +298,18 @@ def test_label_maps_are_cropped_to_the_head_and_know_the_brain(maps):
 
 def test_the_centre_is_that_of_the_cerebrum_however_far_the_brainstem_reaches(maps):
     is_cerebrum = torch.tensor([name in CEREBRUM for name in maps.names])
-    expected = box_centre(is_cerebrum[maps.tissues[0].long()])
-    assert maps.centres[0].tolist() == pytest.approx(expected)
+    centre, size = centre_and_size(is_cerebrum[maps.tissues[0].long()])
+    assert maps.centres[0].tolist() == pytest.approx(centre)
+    assert maps.sizes[0].tolist() == pytest.approx(size)
 
 
 def test_a_few_stray_voxels_do_not_move_the_centre():
     mask = torch.zeros(30, 30, 30)
     mask[5:15, 8:18, 10:20] = 1
-    expected = box_centre(mask)
-    assert expected == (9.5, 12.5, 14.5)
+    expected = (9.5, 12.5, 14.5), (10.0, 10.0, 10.0)
+    assert centre_and_size(mask) == expected
     mask[28, 28, 28] = 1
-    assert box_centre(mask) == expected
+    assert centre_and_size(mask) == expected
 
 
 def test_the_mirror_table_swaps_sides_and_is_its_own_inverse(maps):
