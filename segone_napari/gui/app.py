@@ -10,9 +10,9 @@ from typing import Any
 
 from segone_napari.data import formats
 from segone_napari.data.choices import ManySeries, ManyVolumes
+from segone_napari.gui.readers import Opened, open_image
 from segone_napari.runtime import BadInput
 from segone_napari.systems.base import Result
-from segone_napari.volume import Volume
 
 
 def view(
@@ -54,20 +54,17 @@ def open_viewer(
     viewer : an open viewer to use instead of a new one.
     widget_options : passed on to `SegOneWidget`.
     """
-    image = _read(image_path, series, volume) if image_path is not None else None
+    opened = _open(image_path, series, volume) if image_path is not None else None
     _require_display()
     import napari
 
-    from segone_napari.gui.layers import image_layer_data
     from segone_napari.gui.widget import SegOneWidget
 
     viewer = viewer if viewer is not None else napari.Viewer(title="SegOne")
-    if image_path is not None and image is None:
-        from segone_napari.gui.readers import open_volume
-
-        image = open_volume(image_path, series=series, volume=volume)
-    if image is not None:
-        data, arguments, _ = image_layer_data(image, str(image_path))
+    if image_path is not None and opened is None:
+        opened = open_image(image_path, series=series, volume=volume)
+    if image_path is not None and opened is not None:
+        data, arguments, _ = opened.layer_data(image_path)
         viewer.add_image(data, **arguments)
     widget = SegOneWidget(viewer, **widget_options)
     viewer.window.add_dock_widget(widget, name="SegOne", area="right")
@@ -76,10 +73,10 @@ def open_viewer(
     return viewer, widget
 
 
-def _read(path: Path, series: int | str | None, volume: int | None) -> Volume | None:
-    """Read what needs no choice; None where a person must be asked in a window."""
+def _open(path: Path, series: int | str | None, volume: int | None) -> Opened | None:
+    """Open what needs no choice; None where a person must be asked in a window."""
     try:
-        image = formats.read(path, series=series, volume=volume)
+        opened = open_image(path, series=series, volume=volume)
     except ManySeries:
         if series is not None:
             raise
@@ -88,7 +85,7 @@ def _read(path: Path, series: int | str | None, volume: int | None) -> Volume | 
         if volume is not None or series is not None:
             raise
         return None
-    return image if formats.says_orientation(image) else None
+    return opened if opened is not None and formats.says_orientation(opened.image) else None
 
 
 def _require_display() -> None:

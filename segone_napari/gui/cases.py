@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from segone_napari.data import formats
 from segone_napari.gui.layers import LayerImage
 from segone_napari.project import Case, EditHistory, ImageRef, NotSaved, Project
 from segone_napari.runtime import SegOneError
+from segone_napari.volume import Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,9 @@ def find(
     BadInput
         If the image can't be used.
     """
-    reference = ImageRef.of(image.volume, path)
+    reference = ImageRef.of(
+        image.volume, path, volume_index=image.volume_index, series=image.series
+    )
     try:
         case = Project(folder).case(reference)
         if case.exists and not go_on and not case.is_open:
@@ -51,6 +55,21 @@ def find(
     except (SegOneError, OSError) as error:
         return in_memory(reference, str(error))
     return open_case(case, on_problem)
+
+
+def read_again(reference: ImageRef) -> Volume:
+    """Read the image that earlier work belongs to, with what was chosen when it was opened.
+
+    Raises
+    ------
+    BadInput
+        If it is not there any more, or can't be read.
+    """
+    assert reference.path is not None
+    image = formats.read(reference.path, series=reference.series, volume=reference.volume_index)
+    if formats.says_orientation(image) or image.grid.shape != reference.grid.shape:
+        return image
+    return Volume(image.data, reference.grid, image.name)  # as a person said that it lies
 
 
 def open_case(case: Case, on_problem: OnProblem) -> Found:

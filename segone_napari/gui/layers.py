@@ -108,6 +108,7 @@ class LayerImage:
     name : the layer's name.
     is_placed : whether the layer says how it lies in the patient; if not, `grid` is assumed.
     warnings : what the reader said about the file.
+    series, volume_index : which of several was chosen when it was opened, or None.
     """
 
     data: Any
@@ -116,6 +117,8 @@ class LayerImage:
     name: str
     is_placed: bool
     warnings: tuple[str, ...] = ()
+    series: str | None = None
+    volume_index: int | None = None
 
     @cached_property
     def volume(self) -> Volume:
@@ -184,7 +187,8 @@ def read_layer(layer: NapariLayer) -> LayerImage:
         return LayerImage(layer.data, Layout(), _assumed_grid(layer), layer.name, False)
     layout, grid = _placed(layer.metadata)
     warnings = tuple(layer.metadata.get("warnings", ()))
-    return LayerImage(layer.data, layout, grid, layer.name, True, warnings)
+    chosen = layer.metadata.get("series"), layer.metadata.get("volume_index")
+    return LayerImage(layer.data, layout, grid, layer.name, True, warnings, *chosen)
 
 
 def volume_of(layer: NapariLayer) -> Volume:

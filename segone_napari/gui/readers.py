@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,14 +51,37 @@ def read_layers(path: str | Sequence[str]) -> list[LayerTuple]:
     return layers or _NOTHING
 
 
-def open_volume(
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """An image, and which of several it is.
+
+    Attributes
+    ----------
+    image : the volume.
+    series, volume_index : what was chosen, to open the same again; None where there was no choice.
+    """
+
+    image: Volume
+    series: str | None = None
+    volume_index: int | None = None
+
+    def layer_data(self, path: Path) -> LayerTuple:
+        """What napari makes an Image layer of."""
+        from segone_napari.gui.layers import image_layer_data
+
+        data, arguments, kind = image_layer_data(self.image, str(path))
+        arguments["metadata"] |= {"series": self.series, "volume_index": self.volume_index}
+        return data, arguments, kind
+
+
+def open_image(
     path: Path, *, series: int | str | None = None, volume: int | None = None
-) -> Volume | None:
+) -> Opened | None:
     """Read an image, asking a person for what isn't said, if there is a window to ask in.
 
     Returns
     -------
-    The volume, or None if the person cancelled.
+    The image, or None if the person cancelled.
 
     Raises
     ------
@@ -69,7 +93,7 @@ def open_volume(
     if formats.is_dicom(path):
         return _open_dicom(path, series, volume)
     if series is not None or _window() is None:
-        return formats.read(path, series=series, volume=volume)
+        return Opened(formats.read(path, series=series, volume=volume), None, volume)
     return _open_file(path, volume)
 
 
@@ -104,7 +128,7 @@ def _one_a_series(paths: Sequence[str]) -> Sequence[str]:
     return paths
 
 
-def _open_dicom(path: Path, which: int | str | None, volume: int | None) -> Volume | None:
+def _open_dicom(path: Path, which: int | str | None, volume: int | None) -> Opened | None:
     from napari.utils import progress
 
     from segone_napari.data.dicom.study import open_study, read_series
@@ -118,13 +142,15 @@ def _open_dicom(path: Path, which: int | str | None, volume: int | None) -> Volu
         study = open_study(path, progress=show)
     window = _window()
     if which is not None or window is None or not _is_open(study, volume):
-        return read_series(study, study.choose(which), volume)
+        series = study.choose(which)
+        return Opened(read_series(study, series, volume), series.key, volume)
     from segone_napari.gui.chooser import choose
 
     choice = choose(window, path.name, study=study)
     if choice is None or choice.series is None:
         return None
-    return read_series(study, choice.series, choice.volume if volume is None else volume)
+    index = choice.volume if volume is None else volume
+    return Opened(read_series(study, choice.series, index), choice.series.key, index)
 
 
 def _is_open(study: Study, volume: int | None) -> bool:
@@ -134,7 +160,7 @@ def _is_open(study: Study, volume: int | None) -> bool:
     return len(study.series) > 1
 
 
-def _open_file(path: Path, volume: int | None) -> Volume | None:
+def _open_file(path: Path, volume: int | None) -> Opened | None:
     """Read a file of another kind, and ask for the volume and for the orientation."""
     from segone_napari.data import formats
     from segone_napari.data.choices import ManyVolumes
@@ -150,13 +176,15 @@ def _open_file(path: Path, volume: int | None) -> Volume | None:
         image = formats.read(path, volume=0)
     orientation = "" if formats.says_orientation(image) else image.grid.orientation
     if count == 1 and not orientation:
-        return image
+        return Opened(image, None, volume)
     choice = choose(_window(), path.name, volumes=count, orientation=orientation)
     if choice is None:
         return None
     if choice.volume:
         image = formats.read(path, volume=choice.volume)
-    return formats.oriented(image, choice.directions) if choice.directions else image
+    if choice.directions:
+        image = formats.oriented(image, choice.directions)
+    return Opened(image, None, choice.volume if count > 1 else volume)
 
 
 def _window() -> Any:
@@ -204,16 +232,14 @@ def _layers(path: Path) -> list[LayerTuple]:
         from segone_napari.exports.reading import read_segments
 
         return [_labels(segment, path) for segment in read_segments(path)]
-    image = open_volume(path)
-    if image is None:
+    opened = open_image(path)
+    if opened is None:
         return []
     from napari.utils.notifications import show_warning
 
-    from segone_napari.gui.layers import image_layer_data
-
-    if image.warnings:
-        show_warning("\n".join(image.warnings))
-    return [image_layer_data(image, str(path))]
+    if opened.image.warnings:
+        show_warning("\n".join(opened.image.warnings))
+    return [opened.layer_data(path)]
 
 
 def _is_segmentation(path: Path) -> bool:

@@ -104,7 +104,8 @@ class ImageRef:
     grid : where the voxels lie.
     name : what to call it.
     path : the file that it was read from, or None.
-    volume_index : which volume of a 4-D file, counted from 0, or None.
+    volume_index : which volume of a 4-D file or series, counted from 0, or None.
+    series : which of several DICOM series in the folder `path`, or None.
     """
 
     checksum: str
@@ -112,14 +113,20 @@ class ImageRef:
     name: str = "image"
     path: Path | None = None
     volume_index: int | None = None
+    series: str | None = None
 
     @classmethod
     def of(
-        cls, volume: Volume, path: str | Path | None = None, *, volume_index: int | None = None
+        cls,
+        volume: Volume,
+        path: str | Path | None = None,
+        *,
+        volume_index: int | None = None,
+        series: str | None = None,
     ) -> ImageRef:
         """Refer to a volume. Takes about a second for each GB: ask in a worker."""
         where = None if path is None else Path(path).absolute()
-        return cls(checksum_of(volume), volume.grid, volume.name, where, volume_index)
+        return cls(checksum_of(volume), volume.grid, volume.name, where, volume_index, series)
 
     def is_same_as(self, other: ImageRef) -> bool:
         """Whether both refer to the same voxels in the same place."""
@@ -132,6 +139,7 @@ class ImageRef:
             "name": self.name,
             "path": None if self.path is None else str(self.path),
             "volume_index": self.volume_index,
+            "series": self.series,
             "shape": list(self.grid.shape),
             "affine": np.asarray(self.grid.affine).tolist(),
             "sform_code": self.grid.sform_code,
@@ -151,6 +159,7 @@ class ImageRef:
             str(values["name"]),
             None if path is None else Path(path),
             values["volume_index"],
+            values.get("series"),  # cases of the first version don't have it
         )
 
 

@@ -250,6 +250,9 @@ def test_echoes_and_phase_of_one_series_are_parts_to_choose_from(tmp_path: Path)
         assert "divided into 3 parts" in found.warnings[0]
     with pytest.raises(ManySeries, match="has 3 parts; choose one with --series N"):
         study.choose(uid)
+    assert [study.choose(series.key).name for series in study.series] == [
+        series.name for series in study.series
+    ]
 
 
 def test_a_volume_that_was_cut_short_is_left_out(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from pydicom.uid import generate_uid
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QApplication
 
+from segone_napari.data import formats
 from segone_napari.data.choices import ManySeries
 from segone_napari.data.dicom.study import open_study
-from segone_napari.gui import readers
+from segone_napari.gui import cases, readers
 from segone_napari.gui.chooser import Chooser
-from segone_napari.gui.layers import volume_of
+from segone_napari.gui.layers import read_layer, volume_of
+from segone_napari.project import ImageRef
 from segone_napari.volume import Volume
 from tests import scanner
 
@@ -99,6 +101,11 @@ def test_series_and_volume_are_chosen_with_the_keyboard_alone(
     press(Keys.Key_Down, Keys.Key_Tab, Keys.Key_Up, Keys.Key_Up, Keys.Key_Return)
     (layer,) = viewer.open(study, plugin="segone-napari")
     expected = scanner.head()
+    # What a program needs to open the same again.
+    again = formats.read(
+        study, series=layer.metadata["series"], volume=layer.metadata["volume_index"]
+    )
+    assert same(layer, again)
     assert layer.name == "T2 dynamic"
     assert same(layer, expected.with_data(expected.data + 2000))
 
@@ -238,3 +245,17 @@ def test_view_asks_for_a_series_unless_it_is_named(
     assert [layer.name for layer in viewer.layers] == ["T2 dynamic"]
     viewer, _ = app.open_viewer(study, series="1", viewer=make_napari_viewer(show=True))
     assert [layer.name for layer in viewer.layers] == ["T1 sag"]
+
+
+def test_earlier_work_opens_the_same_series_and_volume_again(
+    make_napari_viewer: Callable[..., Any], study: Path, press: Any, tmp_path: Path
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    press(Keys.Key_Down, Keys.Key_Tab, Keys.Key_Up, Keys.Key_Return)
+    (layer,) = viewer.open(study, plugin="segone-napari")
+    path = layer.metadata["path"]
+    found = cases.find(tmp_path / "work", read_layer(layer), path, lambda _: None, go_on=False)
+    assert found.history is not None
+    found.history.close()
+    kept = ImageRef.from_json(found.reference.as_json())
+    assert same(layer, cases.read_again(kept))

@@ -46,6 +46,8 @@ class Series:
     ----------
     number : its place in the list, counted from 1: what ``--series`` takes.
     uid : SeriesInstanceUID; parts of one series share it.
+    key : the UID, and for one of several parts its number after a slash ("1.2.3/2"): what a
+        program remembers to open the same again.
     name : its description, and which part of the series it is.
     kind : one of `KINDS`.
     modality : "MR", "CT" ...
@@ -56,6 +58,7 @@ class Series:
 
     number: int
     uid: str
+    key: str
     name: str
     kind: str
     modality: str
@@ -135,7 +138,9 @@ class Study:
             if len(self.series) > 1:
                 raise ManySeries(self, f"{self.path} holds {len(self.series)} series")
             return self.series[0]
-        fitting = [s for s in self.series if str(which).strip() in (str(s.number), s.uid)]
+        wanted = str(which).strip()
+        fitting = [s for s in self.series if wanted in (str(s.number), s.key)]
+        fitting = fitting or [s for s in self.series if wanted == s.uid]
         if not fitting:
             raise ManySeries(self, f"there is no series {which} in {self.path}")
         if len(fitting) > 1:
@@ -288,7 +293,7 @@ def _parts(headers: Sequence[Header], patient: int) -> tuple[list[Series], list[
     name = first.description or f"series {first.series_number}"
     parts, problems, too_thin = [], [], 0
     divided = split(_without_repeats(headers))
-    for part, planes in divided:
+    for n, (part, planes) in enumerate(divided, start=1):
         try:
             stack = arrange(planes)
         except NotAVolume as error:
@@ -299,13 +304,19 @@ def _parts(headers: Sequence[Header], patient: int) -> tuple[list[Series], list[
         remarks += tuple(_gaps(stack, first))
         if len(divided) > 1:
             remarks += (f"its series was divided into {len(divided)} parts; this is '{part}'",)
-        kind = _kind(first, stack)
         parts.append(
             Series(
-                0, first.series_uid, _named(name, part), kind, first.modality, patient, stack,
-                remarks,
+                number=0,  # known when all are sorted
+                uid=first.series_uid,
+                key=f"{first.series_uid}/{n}" if len(divided) > 1 else first.series_uid,
+                name=_named(name, part),
+                kind=_kind(first, stack),
+                modality=first.modality,
+                patient=patient,
+                stack=stack,
+                remarks=remarks,
             )
-        )  # fmt: skip
+        )
     if too_thin == len(divided) > 1:
         planes_named = " and ".join(dict.fromkeys(plane_name(p[0]) for _, p in divided))
         problems = [f"'{name}': a localizer, single slices in different planes ({planes_named})"]
