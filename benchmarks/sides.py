@@ -39,7 +39,7 @@ def main() -> None:
     for title, copy in copies(image).items():
         found = [result for result in session.segment(copy, names) if result.found]
         session.forget(copy)
-        warned = sum(any("other side" in w for w in result.warnings) for result in found)
+        warned = sum(bool(result.warnings) for result in found)
         sides = [sum(result.side == side for result in found) for side in ("left", "right")]
         table.add_row(title, *(f"{n} of {len(names) // 2}" for n in sides), str(warned))
     Console().print(table)
