@@ -35,8 +35,7 @@ class CheatSheet(QDialog):
 
 def _group(title: str, keys: tuple[Shortcut, ...]) -> str:
     lines = "".join(
-        f"<tr><td style='padding-right: 18px'><b>{escape(key.qt_key)}</b></td>"
-        f"<td>{escape(key.words)}</td></tr>"
+        f"<tr><td width='130'><b>{escape(key.qt_key)}</b></td><td>{escape(key.words)}</td></tr>"
         for key in keys
     )
     return f"<h4>{escape(title)}</h4><table cellspacing='2'>{lines}</table>"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         self._is_removing = False
         self._is_closed = False
         self._thens: list[Callable[[], None]] = []
+        self._queued: list[Callable[[], None]] = []
         self._next_layer = QTimer(self)
         self._next_layer.setSingleShot(True)
         self._next_layer.timeout.connect(self._add_next)
@@ -245,7 +247,8 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         self._keeper.run(self.history.close)
 
     def _step(self, step: Callable[[], Change | None]) -> None:
-        if self.is_busy:
+        if self.is_busy:  # a repair is about to end; what was asked for is not dropped
+            self._queued.append(partial(self._step, step))
             return
         change = step()
         if change is not None:
@@ -254,6 +257,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def _do(self, edit: Callable[[], Change | None]) -> None:
         if self.is_busy:
+            self._queued.append(partial(self._do, edit))
             return
         try:
             change = edit()
@@ -279,6 +283,9 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
                 self._show(change, lambda: None)
                 self._bring_into_view(change)
             self.changed.emit()
+            queued, self._queued = self._queued, []
+            for one in queued:
+                one()
 
         def failed(error: Exception) -> None:
             show(None)

@@ -33,8 +33,12 @@ class Keeper(QObject):  # type: ignore[misc, unused-ignore]
         failed: Callable[[Exception], None] | None = None,
     ) -> None:
         """Do `work` in the thread, then call `then` with its value, or `failed` with its error."""
-        if not self._is_stopped:
+        if self._is_stopped:
+            return
+        try:
             self._thread.submit(self._run, work, then, failed)
+        except RuntimeError:  # Python itself is ending and starts no more threads
+            work()
 
     def stop(self) -> None:
         """Take nothing more, finish what was handed over, and call nobody back."""

@@ -82,7 +82,7 @@ class FixPanel(QWidget):
     -------
     tool_chosen : the name of a mode of napari's Labels layer.
     repair_chosen : the name of a repair.
-    interpolate, undo, redo, cheat_sheet : as they say.
+    interpolate, undo, redo : as they say.
     """
 
     tool_chosen = Signal(str)
@@ -90,7 +90,6 @@ class FixPanel(QWidget):
     interpolate = Signal()
     undo = Signal()
     redo = Signal()
-    cheat_sheet = Signal()
 
     def __init__(self, repairs: Mapping[str, str], parent: QWidget | None = None):
         super().__init__(parent)
@@ -100,7 +99,7 @@ class FixPanel(QWidget):
             self._tools[mode] = _icon_button(f"tool_{mode}", title, tooltip(words, mode))
             self._tools[mode].setCheckable(True)
             self._tools[mode].clicked.connect(lambda _=False, m=mode: self.tool_chosen.emit(m))
-        self._repair = _menu_button("repair", "Repair", "One-click repairs of the structure")
+        self._repair = _push("repair", "Repair", "One-click repairs of the structure")
         menu = QMenu(self._repair)
         for name, title in repairs.items():
             action = menu.addAction(title)
@@ -115,9 +114,6 @@ class FixPanel(QWidget):
         self._redo = _push("redo", "Redo", "")
         self._undo.clicked.connect(self.undo)
         self._redo.clicked.connect(self.redo)
-        self._help = _push("cheat_sheet", "?", tooltip("All shortcuts", "cheat_sheet"))
-        self._help.setAccessibleName("All shortcuts")
-        self._help.clicked.connect(self.cheat_sheet)
         self._lay_out()
         self.set_target(None, "draft", None)
         self.set_steps(0, "", 0, "")
@@ -162,7 +158,7 @@ class FixPanel(QWidget):
             top.addWidget(button)
         bottom = QHBoxLayout()
         bottom.setSpacing(4)
-        for control in (self._undo, self._redo, self._repair, self._interpolate, self._help):
+        for control in (self._undo, self._redo, self._repair, self._interpolate):
             bottom.addWidget(control)
         bottom.insertStretch(2, 1)
         column = QVBoxLayout(self)
@@ -217,10 +213,6 @@ def _push(name: str, title: str, hint: str) -> QPushButton:
     button.setToolTip(hint)
     button.setAccessibleName(title)
     return button
-
-
-def _menu_button(name: str, title: str, hint: str) -> QPushButton:
-    return _push(name, title, hint)
 
 
 def _icon_button(name: str, title: str, hint: str) -> QToolButton:

@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from napari.layers import Image
+from napari.utils import Colormap
 
 from segone_napari.gui import layers
 from segone_napari.gui.doubt import Doubt, next_doubtful
 from segone_napari.gui.imagework import ImageWork
 
 ROLE = "uncertainty"
+
+
+_COLOURS = Colormap(
+    [[1.0, 0.25, 0.0, 0.0], [1.0, 0.45, 0.0, 0.55], [1.0, 0.95, 0.3, 0.9]], name="uncertainty"
+)
+"""From nothing over orange to yellow, so that the image stays visible where the model is sure."""
 
 
 def is_doubt_layer(layer: Any) -> bool:
@@ -115,8 +122,8 @@ def _doubt_layer(image: Image, doubt: Doubt) -> Image:
         affine=image.affine,
         units=image.units,
         axis_labels=image.axis_labels,
-        colormap="inferno",
-        blending="additive",
+        colormap=_COLOURS,
+        blending="translucent",
         contrast_limits=(0.0, 1.0),
         metadata=metadata | {"segone_role": ROLE},
     )

@@ -97,7 +97,7 @@ class Row(QFrame):
         self.row_id: int | None = None
         self._is_there = False
         self.setObjectName("row")
-        self.setMinimumHeight(50)  # so that nothing jumps when the answer comes
+        self.setMinimumHeight(48)  # so that nothing jumps when the answer comes
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self._swatch = QLabel()
         self._swatch.setObjectName("swatch")
@@ -130,6 +130,7 @@ class Row(QFrame):
         self._title.setText(prompt)
         self._ml.setText("…")
         self._facts.setText("working")
+        self._facts.setVisible(True)
         self._set_note("")
         self._set_colour(None)
         for button in (self._eye, self._lock, self._bin, self._anyway):
@@ -150,6 +151,7 @@ class Row(QFrame):
         self.setToolTip(f"You typed: {shown.prompt}")
         self._ml.setText(f"{shown.volume_ml:.2f} mL" if shown.is_there else _absence(shown))
         self._facts.setText(_facts(shown))
+        self._facts.setVisible(shown.is_there)
         self._facts.setToolTip(_facts_in_words(shown))
         self._set_colour(shown.colour if shown.is_there else None)
         self._set_note(_note(shown, link_colour))
@@ -157,7 +159,7 @@ class Row(QFrame):
         self._eye.setVisible(shown.is_there)
         self._lock.setVisible(shown.is_there)
         self._lock.setChecked(is_accepted)
-        self._bin.setVisible(not is_accepted)
+        self._bin.setVisible(not is_accepted and shown.row_id is not None)
         self._anyway.setVisible(shown.can_be_shown)
         self._title.setProperty("absent", not shown.is_there)
         self._restyle()
@@ -194,7 +196,7 @@ class Row(QFrame):
 
     def _lay_out(self) -> None:
         grid = QGridLayout(self)
-        grid.setContentsMargins(8, 4, 4, 4)
+        grid.setContentsMargins(8, 3, 4, 3)
         grid.setHorizontalSpacing(8)
         grid.setVerticalSpacing(0)
         buttons = QHBoxLayout()

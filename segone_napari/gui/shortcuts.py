@@ -34,9 +34,7 @@ OURS = (
     Shortcut("undo", "Control-Z", "Ctrl+Z", "Undo, over all slices and structures"),
     Shortcut("redo", "Control-Shift-Z", "Ctrl+Shift+Z", "Redo"),
     Shortcut("doubt", "N", "N", "Go to the next doubtful slice"),
-    Shortcut(
-        "accept", "Control-Return", "Ctrl+Return", "Accept the structure, or unlock it"
-    ),
+    Shortcut("accept", "Control-Enter", "Ctrl+Return", "Accept the structure, or unlock it"),
     Shortcut("interpolate", "I", "I", "Fill in the slices between corrected ones"),
     Shortcut("prompt", "Control-L", "Ctrl+L", "Go to the prompt line"),
     Shortcut("cheat_sheet", "F1", "F1", "Show this list"),

@@ -38,13 +38,13 @@ QLabel#swatch[empty="true"] {{ border: 1px solid {muted}; }}
 QLabel#understood_as[absent="true"] {{ color: {muted}; }}
 QPushButton#show_anyway {{ background-color: {primary}; padding: 2px 8px; }}
 QToolButton {{ background: transparent; border: 1px solid transparent; border-radius: 3px; }}
-QFrame#row QToolButton {{ width: 20px; height: 20px; }}
+QFrame#row QToolButton {{ width: 18px; height: 18px; padding: 1px; }}
 QToolButton:hover {{ background-color: {primary}; }}
 QToolButton:focus {{ border: 1px solid {text}; }}
 QToolButton#show {{ image: url("theme_{id}:/visibility_off_50.svg"); }}
 QToolButton#show:checked {{ image: url("theme_{id}:/visibility.svg"); }}
-QToolButton#accept {{ image: url("theme_{id}:/lock_open.svg"); }}
-QToolButton#accept:checked {{ image: url("theme_{id}:/lock.svg"); }}
+QToolButton#accept {{ image: url("theme_{id}:/lock_open.svg"); padding: 3px; }}
+QToolButton#accept:checked {{ image: url("theme_{id}:/lock.svg"); padding: 3px; }}
 QToolButton#remove {{ image: url("theme_{id}:/delete.svg"); }}
 QToolButton#tool_paint {{ image: url("theme_{id}:/paint.svg"); }}
 QToolButton#tool_erase {{ image: url("theme_{id}:/erase.svg"); }}

@@ -48,7 +48,7 @@ from segone_napari.gui.prompt import PromptLine, names_to_offer
 from segone_napari.gui.review import Review, is_doubt_layer
 from segone_napari.gui.rows import Row, Rows, Shown
 from segone_napari.gui.saving import Saver
-from segone_napari.gui.shortcuts import Bindings
+from segone_napari.gui.shortcuts import Bindings, tooltip
 from segone_napari.gui.workers import Engine, Request, Segmenter
 from segone_napari.project import Case, ImageRef, NotSaved
 from segone_napari.project import Row as Structure
@@ -220,6 +220,8 @@ class SegOneWidget(QWidget):
         self._review_panel = ReviewPanel()
         self._export = QPushButton("Export…")
         _name(self._export, "export", "Export", "Label map, masks, volumes, meshes, DICOM")
+        self._help = QPushButton("?")
+        _name(self._help, "cheat_sheet", "All shortcuts", tooltip("All shortcuts", "cheat_sheet"))
         self._saved = _text("saved", "Whether everything is saved")
         self._not_saved = _text("not_saved", "Warning: not saved")
         self._lay_out()
@@ -248,6 +250,7 @@ class SegOneWidget(QWidget):
         area.setWidget(self._rows)
         bottom = QHBoxLayout()
         bottom.addWidget(self._saved, 1)
+        bottom.addWidget(self._help)
         bottom.addWidget(self._export)
         column = QVBoxLayout(self)
         column.setContentsMargins(10, 6, 10, 6)
@@ -299,7 +302,7 @@ class SegOneWidget(QWidget):
         self._fix.interpolate.connect(self._interpolate)
         self._fix.undo.connect(self._undo)
         self._fix.redo.connect(self._redo)
-        self._fix.cheat_sheet.connect(self._show_cheat_sheet)
+        self._help.clicked.connect(self._show_cheat_sheet)
         self._review_panel.doubt_shown.connect(self._show_doubt)
         self._review_panel.next_doubtful.connect(self._next_doubtful)
         self._export.clicked.connect(self._open_export)
@@ -509,7 +512,7 @@ class SegOneWidget(QWidget):
         self._keeper.run(
             lambda: cases.find(self._folder, values, path, self._problem_told.emit, go_on=go_on),
             partial(self._on_found, image, values),
-            lambda error: None,  # an image that can't be used is told when it is asked about
+            partial(self._on_not_opened, image, values),
         )
 
     def _on_found(self, image: Image, values: LayerImage, found: cases.Found) -> None:
@@ -544,11 +547,21 @@ class SegOneWidget(QWidget):
         self._saver.add(work, found.problem)
         for warning in found.history.warnings:
             show_warning(warning)
+        if image is self._image:
+            self._drop_previews([row.name for row in work.rows])
         held, self._held = self._held, None
         if held is not None and held[0] == image.unique_id:
             work.show_all(held[1])
         else:
             work.show_all(partial(self._tell_restored, work))
+
+    def _on_not_opened(self, image: Image, values: LayerImage, error: Exception) -> None:
+        """Work in memory where even looking for earlier work failed."""
+        if isinstance(error, BadInput):
+            return  # the image can't be used, which is told when it is asked about
+        logging.getLogger(__name__).error("the work could not be opened", exc_info=error)
+        found = cases.in_memory(ImageRef("", values.grid, values.name), f"{error}")
+        self._on_found(image, values, found)
 
     def _tell_restored(self, work: ImageWork) -> None:
         if work.rows and work is self._work:
@@ -590,21 +603,19 @@ class SegOneWidget(QWidget):
             return
         opened = cases.open_case if is_yes else cases.begin_anew
         self._keeper.run(
-            lambda: opened(case, self._problem_told.emit), partial(self._on_found, image, values)
+            lambda: opened(case, self._problem_told.emit),
+            partial(self._on_found, image, values),
+            partial(self._on_not_opened, image, values),
         )
 
     def _reopen(self, reference: ImageRef) -> None:
-        from segone_napari.data import formats
-
         def show(volume: Any) -> None:
             data, arguments, _ = layers.image_layer_data(volume, str(reference.path))
             self._go_on_with = reference
             self._viewer.add_image(data, **arguments)
 
         self._status.setText(f"Opening {reference.name} …")
-        assert reference.path is not None
-        path = reference.path
-        self._keeper.run(lambda: formats.read(path), show, self._tell_error)
+        self._keeper.run(lambda: cases.read_again(reference), show, self._tell_error)
 
     def _on_work_changed(self) -> None:
         self._show_rows()
@@ -703,6 +714,12 @@ class SegOneWidget(QWidget):
                 self._unfinished.append(layer)
                 self._viewer.add_layer(layer)
 
+    def _drop_previews(self, names: Sequence[str]) -> None:
+        """Take first slices off the screen whose rows were there before."""
+        for layer in tuple(self._unfinished):
+            if layer.metadata["segone_name"] in names and layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+
     def _is_on_screen(self, name: str) -> bool:
         known = self._work is not None and self._work.row_named(name) is not None
         return known or any(layer.metadata["segone_name"] == name for layer in self._unfinished)
@@ -769,6 +786,8 @@ class SegOneWidget(QWidget):
                 kept = self._kept.setdefault(self._image.unique_id, {})
                 kept[row.id] = (structure, shown.stored)
             return None
+        if row == structure and np.array_equal(work.history.masks[row.id], shown.stored):
+            return None  # an undo that changes nothing would be puzzling
         return structure, shown.stored
 
     def _finish(self, number: int, work: ImageWork, answers: list[Answer]) -> None:

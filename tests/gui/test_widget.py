@@ -14,39 +14,7 @@ from segone_napari.gui.widget import time_left
 from segone_napari.runtime import BadInput
 
 from .conftest import ThresholdSegmenter, head
-
-PATIENCE_MS = 20_000
-
-
-def child(widget, kind, name):
-    found = widget.findChild(kind, name)
-    assert found is not None, name
-    return found
-
-
-def ask(qtbot, widget, text: str) -> None:
-    """Type into the prompt line and press Enter."""
-    line = child(widget, QLineEdit, "prompt")
-    line.clear()
-    qtbot.keyClicks(line, text)
-    qtbot.keyClick(line, Qt.Key.Key_Return)
-
-
-def is_idle(widget) -> bool:
-    return child(widget, QPushButton, "cancel").isHidden()
-
-
-def ask_and_wait(qtbot, widget, text: str) -> None:
-    ask(qtbot, widget, text)
-    qtbot.waitUntil(lambda: is_idle(widget), timeout=PATIENCE_MS)
-
-
-def row_texts(widget) -> list[str]:
-    results = child(widget, QWidget, "results")
-    return [
-        " ".join(label.text() for label in row.findChildren(QLabel) if label.text())
-        for row in results.findChildren(QWidget, "row")
-    ]
+from .hands import PATIENCE_MS, ask, ask_and_wait, child, is_idle, row_texts
 
 
 def labels_of(viewer) -> list[Labels]:

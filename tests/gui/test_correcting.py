@@ -1,0 +1,244 @@
+"""Correcting as a person does it: brush strokes on the canvas, repairs, undo, accepting."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel, QMenu, QPushButton, QToolButton, QWidget
+
+from segone_napari.gui.layers import volume_from_attributes
+from segone_napari.project import EditHistory, Project
+
+from .conftest import head
+from .hands import (
+    PATIENCE_MS,
+    ask_and_wait,
+    child,
+    click,
+    drag,
+    press,
+    redo,
+    row_text,
+    rows,
+    undo,
+)
+
+
+def choose_row(qtbot, widget, name: str):
+    """Click on a row, which goes to its largest slice; returns the row."""
+    row = next(row for row in rows(widget) if name in row_text(row))
+    qtbot.mouseClick(row, Qt.MouseButton.LeftButton)
+    return row
+
+
+def stroke(qtbot, viewer, layer, offset: int = 0) -> np.ndarray:
+    """Draw with the brush across the middle of the slice on screen; returns what changed."""
+    before = layer.data.copy()
+    layer.brush_size = 2
+    at = round(float(layer.world_to_data(viewer.dims.point)[0]))
+    drag(qtbot, viewer, (at, 8 + offset, 8), (at, 8 + offset, 14))
+    return layer.data != before
+
+
+@pytest.fixture
+def with_balls(qtbot, open_widget):
+    """A window with both balls outlined and the left one chosen."""
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball; right ball")
+    choose_row(qtbot, widget, "left ball")
+    return viewer, widget
+
+
+def test_stroke_of_the_brush_is_in_the_journal_within_a_second(
+    qtbot, with_balls, own_settings
+) -> None:
+    viewer, widget = with_balls
+    layer = viewer.layers["left ball"]
+    click(qtbot, widget, QToolButton, "tool_paint")
+    assert layer.mode == "paint"
+    changed = stroke(qtbot, viewer, layer)
+    assert changed.sum() > 5
+    saved = child(widget, QLabel, "saved")
+    qtbot.waitUntil(lambda: saved.text() == "saved just now", timeout=1000)
+    # What another program would find on the disk at this moment.
+    (case,) = Project(own_settings).cases()
+    assert case.is_open
+    copy = own_settings.parent / "copy"
+    case.folder.rename(copy)
+    copy.rename(case.folder)
+    mask = read_copy(case.folder, own_settings.parent / "other")
+    shown = volume_from_attributes(layer.data, {"metadata": layer.metadata}).data
+    np.testing.assert_array_equal(mask, shown)
+
+
+def read_copy(case_folder, project) -> np.ndarray:
+    """The first row's mask in a copy of a case, as another process would restore it."""
+    import shutil
+
+    shutil.copytree(case_folder, project / "cases" / case_folder.name)
+    (case,) = Project(project).cases()
+    with EditHistory.open(case) as history:
+        return history.masks[history.rows[0].id].copy()
+
+
+def test_undo_goes_back_over_slices_layers_and_kinds_of_edit(qtbot, with_balls) -> None:
+    viewer, widget = with_balls
+    left, right = viewer.layers["left ball"], viewer.layers["right ball"]
+    states = [(left.data.copy(), right.data.copy())]
+
+    # 1. A stroke, one on another slice, one on another layer, and a repair.
+    click(qtbot, widget, QToolButton, "tool_paint")
+    assert stroke(qtbot, viewer, left).any()
+    states.append((left.data.copy(), right.data.copy()))
+    press(qtbot, viewer, Qt.Key.Key_Right)
+    assert stroke(qtbot, viewer, left, 3).any()
+    states.append((left.data.copy(), right.data.copy()))
+    choose_row(qtbot, widget, "right ball")
+    click(qtbot, widget, QToolButton, "tool_paint")
+    assert stroke(qtbot, viewer, right, -6).any()
+    states.append((left.data.copy(), right.data.copy()))
+    repair(qtbot, widget, "largest")
+    back = child(widget, QPushButton, "undo")
+    qtbot.waitUntil(lambda: "largest part" in back.toolTip(), timeout=PATIENCE_MS)
+    assert not np.array_equal(right.data, states[-1][1])
+    states.append((left.data.copy(), right.data.copy()))
+
+    # 2. All the way back, whatever slice and axis are on screen, and forth again.
+    viewer.dims.order = (1, 0, 2)
+    for expected in states[-2::-1]:
+        undo(qtbot, viewer)
+        np.testing.assert_array_equal(left.data, expected[0])
+        np.testing.assert_array_equal(right.data, expected[1])
+    for expected in states[1:]:
+        redo(qtbot, viewer)
+        np.testing.assert_array_equal(left.data, expected[0])
+        np.testing.assert_array_equal(right.data, expected[1])
+
+
+def repair(qtbot, widget, name: str) -> None:
+    menu = child(widget, QPushButton, "repair").menu()
+    assert isinstance(menu, QMenu)
+    next(one for one in menu.actions() if one.objectName() == f"repair_{name}").trigger()
+
+
+def test_undo_shows_the_slice_where_it_happened(qtbot, with_balls) -> None:
+    viewer, widget = with_balls
+    layer = viewer.layers["left ball"]
+    click(qtbot, widget, QToolButton, "tool_paint")
+    at = viewer.dims.current_step[0]
+    assert stroke(qtbot, viewer, layer).any()
+    viewer.dims.set_current_step(0, at + 9)
+    undo(qtbot, viewer)
+    assert viewer.dims.current_step[0] == at
+
+
+def test_undo_takes_a_new_result_back_and_brings_a_removed_row_again(qtbot, with_balls) -> None:
+    viewer, widget = with_balls
+    mask = viewer.layers["left ball"].data.copy()
+    row = choose_row(qtbot, widget, "left ball")
+    row.setFocus()
+    qtbot.keyClick(row, Qt.Key.Key_Delete)
+    assert "left ball" not in viewer.layers
+    undo(qtbot, viewer)
+    qtbot.waitUntil(lambda: "left ball" in viewer.layers, timeout=PATIENCE_MS)
+    np.testing.assert_array_equal(viewer.layers["left ball"].data, mask)
+    undo(qtbot, viewer)
+    assert [layer.name for layer in viewer.layers] == ["head.nii.gz"]
+    assert rows(widget) == []
+
+
+def test_row_s_millilitres_follow_the_brush(qtbot, with_balls) -> None:
+    viewer, widget = with_balls
+    layer = viewer.layers["left ball"]
+    click(qtbot, widget, QToolButton, "tool_paint")
+    stroke(qtbot, viewer, layer)
+    text = row_text(rows(widget)[0])
+    assert f"{np.count_nonzero(layer.data) / 1000:.2f} mL" in text
+    assert "corrected" in text
+
+
+def test_accepted_row_is_locked_until_it_is_a_draft_again(qtbot, with_balls) -> None:
+    viewer, widget = with_balls
+    layer = viewer.layers["left ball"]
+    before = layer.data.copy()
+    click(qtbot, rows(widget)[0], QWidget, "accept")
+    assert "accepted" in row_text(rows(widget)[0])
+    assert not child(widget, QToolButton, "tool_paint").isEnabled()
+    # 1. Neither the brush, nor the same prompt, nor a key removes or changes it.
+    press(qtbot, viewer, Qt.Key.Key_2)
+    stroke(qtbot, viewer, layer)
+    ask_and_wait(qtbot, widget, "left ball")
+    row = rows(widget)[0]
+    row.setFocus()
+    qtbot.keyClick(row, Qt.Key.Key_Delete)
+    np.testing.assert_array_equal(viewer.layers["left ball"].data, before)
+    # 2. A person who deletes its layer can show it again.
+    viewer.layers.remove(layer)
+    assert "accepted" in row_text(rows(widget)[0])
+    click(qtbot, rows(widget)[0], QWidget, "show")
+    np.testing.assert_array_equal(viewer.layers["left ball"].data, before)
+    # 3. Unlocked by the key, it can be painted on.
+    control = Qt.KeyboardModifier.ControlModifier
+    viewer.layers.selection.active = viewer.layers["left ball"]
+    press(qtbot, viewer, Qt.Key.Key_Return, control)
+    click(qtbot, widget, QToolButton, "tool_paint")
+    assert stroke(qtbot, viewer, viewer.layers["left ball"]).any()
+
+
+def test_interpolation_fills_the_slices_between_painted_ones(qtbot, with_balls) -> None:
+    viewer, widget = with_balls
+    layer = viewer.layers["left ball"]
+    click(qtbot, widget, QToolButton, "tool_paint")
+    at = viewer.dims.current_step[0]
+    stroke(qtbot, viewer, layer)
+    viewer.dims.set_current_step(0, at + 4)
+    stroke(qtbot, viewer, layer)
+    assert not layer.data[at + 2, 8, 8:14].any()
+    press(qtbot, viewer, Qt.Key.Key_I)
+    qtbot.waitUntil(lambda: bool(layer.data[at + 2, 8, 9:13].all()), timeout=PATIENCE_MS)
+
+
+@pytest.mark.parametrize("codes", ["LPI", "PSR", "SAL"])
+def test_strokes_reach_the_voxels_of_every_storage_order(qtbot, open_widget, codes) -> None:
+    """What is painted on screen is painted in the mask on the file's own grid."""
+    ornt = nib.orientations.axcodes2ornt(codes)
+    matrix = np.zeros((3, 3))
+    for axis, (world_axis, sign) in enumerate(ornt):
+        matrix[int(world_axis), axis] = sign
+    shape = (34, 36, 38)
+    affine = nib.affines.from_matvec(matrix, -matrix @ ((np.array(shape) - 1) / 2))
+    viewer, widget = open_widget(head(affine, shape))
+    ask_and_wait(qtbot, widget, "left ball")
+    choose_row(qtbot, widget, "left ball")
+    layer = viewer.layers["left ball"]
+    click(qtbot, widget, QToolButton, "tool_paint")
+    assert stroke(qtbot, viewer, layer).sum() > 5
+    painted = layer.data.copy()
+    undo(qtbot, viewer)
+    assert not np.array_equal(layer.data, painted)
+    redo(qtbot, viewer)
+    np.testing.assert_array_equal(layer.data, painted)
+
+
+def test_other_labels_layers_keep_napari_s_own_undo(qtbot, with_balls) -> None:
+    viewer, _ = with_balls
+    mine = viewer.layers["left ball"].data.copy()
+    theirs = viewer.add_labels(np.zeros(viewer.layers[0].data.shape, np.uint8), name="theirs")
+    theirs.paint((5, 5, 5), 1)
+    assert theirs.data.any()
+    undo(qtbot, viewer)
+    assert not theirs.data.any()
+    np.testing.assert_array_equal(viewer.layers["left ball"].data, mine)
+
+
+def test_steps_are_counted_and_named_on_the_buttons(qtbot, with_balls) -> None:
+    viewer, widget = with_balls
+    click(qtbot, widget, QToolButton, "tool_paint")
+    stroke(qtbot, viewer, viewer.layers["left ball"])
+    back, forth = child(widget, QPushButton, "undo"), child(widget, QPushButton, "redo")
+    assert back.text() == "Undo 2"
+    assert "brush on left ball" in back.toolTip()
+    assert "Ctrl+Z" in back.toolTip()
+    assert not forth.isEnabled()
+    click(qtbot, widget, QPushButton, "undo")
+    assert (back.text(), forth.text()) == ("Undo 1", "Redo 1")

@@ -1,0 +1,155 @@
+"""Nothing lost: a window that is killed, a disk that refuses, an image that is opened again."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QLabel, QPushButton, QWidget
+
+from segone_napari.data import formats
+from segone_napari.project import Project
+
+from .conftest import head
+from .hands import PATIENCE_MS, ask_and_wait, child, click, drag, row_texts, rows, undo
+
+ROOT = Path(__file__).parents[2]
+
+
+def offer_is_open(widget) -> bool:
+    return not child(widget, QWidget, "offer").isHidden()
+
+
+def paint_a_stroke(qtbot, viewer, widget, name: str) -> None:
+    viewer.layers.selection.active = viewer.layers[name]
+    viewer.layers[name].mode = "paint"
+    at = viewer.dims.current_step[0]
+    drag(qtbot, viewer, (at, 8, 8), (at, 8, 14))
+
+
+def test_window_that_is_killed_in_a_stroke_goes_on_where_it_was(
+    qtbot, open_widget, tmp_path, own_settings
+) -> None:
+    """What was on the disk at the kill is what the next start shows, undo included."""
+    volume = formats.read(formats.write(head(), tmp_path / "head.nii.gz"))
+    command = [sys.executable, "-m", "tests.gui.killed_window", str(tmp_path / "head.nii.gz")]
+    settings = {"SEGONE_PROJECT": str(own_settings), "XDG_CONFIG_HOME": str(tmp_path)}
+    environment = os.environ | settings
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    for _ in range(random.randrange(3, 8)):
+        assert process.stdout.readline()  # a mask that was shown as saved
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+
+    # 1. What the disk holds, read without the window.
+    (case,) = Project(own_settings).cases()
+    assert case.was_interrupted
+
+    # 2. What the next window offers and shows.
+    viewer, widget = open_widget(volume)
+    qtbot.waitUntil(lambda: offer_is_open(widget), timeout=PATIENCE_MS)
+    assert "cut off" in child(widget, QLabel, "offer_words").text()
+    click(qtbot, widget, QPushButton, "offer_yes")
+    qtbot.waitUntil(lambda: "right ball" in viewer.layers, timeout=PATIENCE_MS)
+    texts = row_texts(widget)
+    assert "left ball" in texts[0]
+    assert "corrected" in texts[0]
+    assert "right ball" in texts[1]
+    steps = int(child(widget, QPushButton, "undo").text().removeprefix("Undo "))
+    assert steps >= 4
+    # 3. Every stroke can still be undone, down to the model's own answer.
+    for _ in range(steps - 1):
+        undo(qtbot, viewer)
+    fresh = head().data > 150
+    left = viewer.layers["left ball"]
+    answered = np.asarray(left.data, bool) | np.asarray(viewer.layers["right ball"].data, bool)
+    assert answered.sum() == fresh.sum()
+
+
+def test_closed_image_that_is_opened_again_offers_its_rows(
+    qtbot, open_widget, own_settings
+) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    paint_a_stroke(qtbot, viewer, widget, "left ball")
+    mask = viewer.layers["left ball"].data.copy()
+    qtbot.waitUntil(lambda: "saved" in child(widget, QLabel, "saved").text(), timeout=PATIENCE_MS)
+    image = viewer.layers["head.nii.gz"]
+    viewer.layers.remove(image)
+    assert len(viewer.layers) == 0
+    assert rows(widget) == []
+    viewer.add_layer(image)
+    qtbot.waitUntil(lambda: offer_is_open(widget), timeout=PATIENCE_MS)
+    assert "before" in child(widget, QLabel, "offer_words").text()
+    click(qtbot, widget, QPushButton, "offer_yes")
+    qtbot.waitUntil(lambda: "left ball" in viewer.layers, timeout=PATIENCE_MS)
+    np.testing.assert_array_equal(viewer.layers["left ball"].data, mask)
+
+
+def test_beginning_anew_deletes_nothing(qtbot, open_widget, own_settings) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    image = viewer.layers["head.nii.gz"]
+    viewer.layers.remove(image)
+    viewer.add_layer(image)
+    qtbot.waitUntil(lambda: offer_is_open(widget), timeout=PATIENCE_MS)
+    click(qtbot, widget, QPushButton, "offer_no")
+    ask_and_wait(qtbot, widget, "right ball")
+    assert [layer.name for layer in viewer.layers] == ["head.nii.gz", "right ball"]
+    assert list((own_settings / "set_aside").iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs a file in the folder's place")
+def test_project_that_cannot_be_written_is_said_and_stays_said(
+    qtbot, open_widget, own_settings
+) -> None:
+    own_settings.write_text("a file where the folder should be")
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    warning = child(widget, QLabel, "not_saved")
+    assert not warning.isHidden()
+    assert "NOT SAVED" in warning.text()
+    paint_a_stroke(qtbot, viewer, widget, "left ball")
+    assert "corrected" in row_texts(widget)[0]
+    undo(qtbot, viewer)
+    assert "corrected" not in row_texts(widget)[0]
+    qtbot.wait(1200)
+    assert not warning.isHidden()
+
+
+def test_disk_that_fills_up_is_said_at_once_and_written_later(
+    qtbot, open_widget, own_settings, monkeypatch
+) -> None:
+    from segone_napari.project.journal import Journal
+
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    warning = child(widget, QLabel, "not_saved")
+    assert warning.isHidden()
+    append = Journal.append
+
+    def full(self, kind, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Journal, "append", full)
+    paint_a_stroke(qtbot, viewer, widget, "left ball")
+    qtbot.waitUntil(lambda: not warning.isHidden(), timeout=1000)
+    assert "No space left" in warning.text() or "full" in warning.text()
+    monkeypatch.setattr(Journal, "append", append)
+    qtbot.waitUntil(warning.isHidden, timeout=PATIENCE_MS)
+
+
+def test_same_image_in_two_windows_is_saved_by_the_first_only(qtbot, open_widget) -> None:
+    first, one = open_widget(head())
+    ask_and_wait(qtbot, one, "left ball")
+    second, other = open_widget(head())
+    ask_and_wait(qtbot, other, "right ball")
+    assert [layer.name for layer in first.layers] == ["head.nii.gz", "left ball"]
+    assert [layer.name for layer in second.layers] == ["head.nii.gz", "right ball"]
+    assert child(one, QLabel, "not_saved").isHidden()
+    assert "open in another window" in child(other, QLabel, "not_saved").text()
