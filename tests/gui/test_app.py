@@ -17,12 +17,13 @@ from .conftest import ThresholdSegmenter, head
 
 
 def test_view_opens_the_image_with_results_over_it(
-    make_napari_viewer: Callable[..., Any], tmp_path: Path
+    make_napari_viewer: Callable[..., Any], tmp_path: Path, qtbot: Any
 ) -> None:
     path = formats.write(head(), tmp_path / "head.nii.gz")
     volume = formats.read(path)
     results = ThresholdSegmenter().segment(volume, ["left ball", "elephant"])
     viewer, widget = app.open_viewer(path, results=results, viewer=make_napari_viewer(show=True))
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)  # made ready in a worker
     assert [layer.name for layer in viewer.layers] == ["head.nii.gz", "left ball"]
     labels = viewer.layers["left ball"]
     mask = volume_from_attributes(labels.data, {"metadata": labels.metadata}).data
