@@ -47,6 +47,8 @@ class NetworkConfig:
     """Scan blocks of each level on the way down."""
     decoder_blocks: tuple[int, ...] = (2, 1, 1, 1)
     """Scan blocks of each level on the way up; the last of them is the latent."""
+    detail_blocks: int = 1
+    """Scan blocks on the pixels themselves, which see the slab again, at the end."""
     features: int = 32
     """D: features a pixel, and the size of a prompt's embedding."""
     condition: int = 64
@@ -70,14 +72,16 @@ class NetworkConfig:
 class ImageFeatures(NamedTuple):
     """What the encoder saw.
 
-    `skips[n]` is (B, channels[n], H / (stem · 2**n), W / (stem · 2**n)).
+    `skips[n]` is (B, channels[n], H / (stem · 2**n), W / (stem · 2**n)); `slab` is what it looked
+    at, (B, S + 3, H, W).
     """
 
     skips: tuple[Tensor, ...]
+    slab: Tensor
 
     def select(self, index: Tensor) -> ImageFeatures:
         """Return the features of some samples of the batch; index (B',)."""
-        return ImageFeatures(tuple(skip[index] for skip in self.skips))
+        return ImageFeatures(tuple(skip[index] for skip in self.skips), self.slab[index])
 
 
 class ImageEncoder(nn.Module):
@@ -103,7 +107,7 @@ class ImageEncoder(nn.Module):
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x)
             skips.append(x)
-        return ImageFeatures(tuple(skips))
+        return ImageFeatures(tuple(skips), slab)
 
 
 class MaskDecoder(nn.Module):
@@ -139,6 +143,17 @@ class MaskDecoder(nn.Module):
         )
         self.text = nn.Linear(config.features, config.condition)
         self.head = Up(config.channels[0], config.features, config.stem)
+        width = config.features
+        pixel_channels = width + config.slices + POSITION_CHANNELS + STATE_CHANNELS
+        self.pixels = ChannelConv1d(pixel_channels, width) if config.detail_blocks else None
+        self.details = nn.ModuleList(
+            ScanBlock(width, config.condition) for _ in range(config.detail_blocks)
+        )
+        self.detail = ChannelConv1d(width, width) if config.detail_blocks else None
+        if self.detail is not None:
+            nn.init.zeros_(self.detail.weight)
+            assert self.detail.bias is not None
+            nn.init.zeros_(self.detail.bias)
 
     def forward(
         self,
@@ -175,7 +190,15 @@ class MaskDecoder(nn.Module):
             for block in self.levels[level]:  # type: ignore[attr-defined]
                 x = block(x, F.silu(condition))
         assert x is not None
-        return self.head(x)
+        coarse = self.head(x)  # (B, D, H, W)
+        if self.pixels is None or self.detail is None:
+            return coarse
+        if state is None:
+            state = torch.zeros_like(seen.slab[:, :STATE_CHANNELS])
+        fine = self.pixels(torch.cat([coarse.float(), seen.slab, state], dim=1))
+        for block in self.details:
+            fine = block(fine, F.silu(time))
+        return coarse + self.detail(fine)
 
     def _text_enters(self, is_latent: bool) -> bool:
         return self.config.text_in in ("both", "latent" if is_latent else "skips")

@@ -51,13 +51,20 @@ class SegOneModel(nn.Module):
         """
         return self.network.decoder(seen, share, state, answer.vectors)
 
-    def grown(self, factor: int) -> SegOneModel:
-        """Return the same model for pixels finer by a whole factor: a start to train on from.
+    def grown(self, config: NetworkConfig) -> SegOneModel:
+        """Return this model with finer pixels or more detail blocks: a start to train on from.
 
-        It answers an image of fine pixels as this one answers the mean over `factor` × `factor` of
-        them, with the same answer for each of these.
+        It answers an image of fine pixels as this one answers their means over the pixels of its
+        own size, with the same answer for each of these.
+
+        Raises
+        ------
+        ValueError
+            If the sizes differ in more than that.
         """
-        config = replace(self.config, stem=self.config.stem * factor)
+        same = replace(config, stem=self.config.stem, detail_blocks=self.config.detail_blocks)
+        if same != self.config or config.stem % self.config.stem:
+            raise ValueError(f"the network has other sizes: {self.config}")
         model = SegOneModel(config, self.tower)
         weights = self.state_dict()
         for name, module in model.network.named_modules():
@@ -66,7 +73,7 @@ class SegOneModel(nn.Module):
                 assert isinstance(own, Down | Up)
                 for key, value in own.finer(module.factor // own.factor).items():
                     weights[f"network.{name}.mix.{key}"] = value
-        model.load_state_dict(weights)
+        model.load_state_dict(model.state_dict() | weights)
         return model
 
     def learn_names(

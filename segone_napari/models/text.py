@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from segone_napari.models.torchvision_ops import mend_torchvision
 from segone_napari.runtime import BadCheckpoint
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class TextTower(nn.Module):
 
         The same config, phrases and seed give the same tower; the global random state is kept.
         """
+        mend_torchvision()
         from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
         tokenizer = build_tokenizer(phrases, config.vocab_size, config.context)
@@ -105,6 +107,7 @@ class TextTower(nn.Module):
             If the folder is missing, damaged, or holds its weights in another file than
             ``model.safetensors`` (pickled weights are never opened).
         """
+        mend_torchvision()
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
         folder = Path(folder)
@@ -198,6 +201,7 @@ def build_tokenizer(
     ValueError
         If `vocab_size` has no room for two tokens a byte and the two special ones.
     """
+    mend_torchvision()
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 

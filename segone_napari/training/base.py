@@ -141,11 +141,13 @@ def _start_from(folder: Path, config: TrainConfig, vocabulary: Vocabulary) -> Mo
     model, known, manifest = load_checkpoint(folder)
     if manifest.system != config.system:
         raise BadInput(f"{folder} is a checkpoint of {manifest.system}, not of {config.system}")
-    if isinstance(model, SegOneModel) and config.network.stem != model.config.stem:
-        model = model.grown(config.network.stem // model.config.stem)
-    wanted = config.unet if isinstance(model, UNetModel) else config.network
-    if model.config != wanted:
-        raise BadInput(f"the network in {folder} has other sizes: {model.config}")
+    try:
+        if isinstance(model, SegOneModel):
+            model = model.grown(config.network)
+        elif model.config != config.unet:
+            raise ValueError(f"the network has other sizes: {model.config}")
+    except ValueError as error:
+        raise BadInput(f"can't start from {folder}: {error}") from error
     if known.class_names != vocabulary.class_names:
         if isinstance(model, UNetModel):
             raise BadInput(f"the U-Net in {folder} has other classes, and can't learn new ones")

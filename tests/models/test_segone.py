@@ -145,12 +145,37 @@ def test_the_unet_says_what_it_does_not_know():
 
 
 def test_a_grown_model_answers_fine_pixels_as_their_mean():
-    model = untrained()
-    grown = model.grown(2)
+    model = untrained_without_detail()
+    grown = model.grown(replace(model.config, stem=2 * model.config.stem, detail_blocks=1))
     fine = torch.randn(1, 6, 16, 32)
     coarse = model.features(torch.nn.functional.avg_pool2d(fine, 2))
     expected = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(grown.features(fine), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_of_other_sizes_does_not_grow_out_of_this_one():
+    model = untrained_without_detail()
+    with pytest.raises(ValueError, match="other sizes"):
+        model.grown(replace(model.config, features=4))
+
+
+def untrained_without_detail() -> SegOneModel:
+    text = replace(TEXT, hidden=32)
+    return SegOneModel(replace(NETWORK, detail_blocks=0), TextTower.create(text, NAMES, 0))
+
+
+def test_detail_blocks_see_the_pixels_again():
+    model = SegOneModel(NETWORK, TextTower.create(replace(TEXT, hidden=32), NAMES, 0))
+    torch.nn.init.normal_(model.network.decoder.detail.weight)
+    slab = torch.randn(1, 6, 16, 16)
+    changed = slab.clone()
+    changed[0, 1, 8, 8] += 0.3
+    seen, other = model.network.encode(slab), model.network.encode(changed)
+    same_encoder = seen._replace(slab=other.slab)
+    difference = model.network.dense_from(same_encoder) - model.network.dense_from(seen)
+    where = difference.abs().amax((0, 1)).nonzero()
+    assert {(8, 8)} <= {tuple(place) for place in where.tolist()}
+    assert (where - 8).abs().max() <= 1
 
 
 def test_new_names_are_learnt_and_known_ones_keep_their_answers(taught):
