@@ -35,8 +35,9 @@ create_environment() {
     fi
     # The build constraint keeps isolated builds from fetching other versions; older pip
     # applies PIP_CONSTRAINT there. Both are relative: a path with spaces would be split.
+    # sam2 is built here, and its build needs torch; its CUDA extension is not used.
     say "installing the project and what it needs (some minutes the first time)"
-    PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+    SAM2_BUILD_CUDA=0 PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[qt,test,dev]"
 }
 

@@ -120,9 +120,11 @@ def _python_and_packages() -> Iterator[Finding]:
 
 def _torch_libraries() -> Iterator[Finding]:
     try:
-        import torch  # noqa: F401
+        from segone_napari.models.torchvision_ops import mend_torchvision
+
+        mend_torchvision()
         from transformers import CLIPTextModelWithProjection  # noqa: F401
-    # A torchvision built for another torch raises RuntimeError, a missing library OSError.
+    # A broken torchvision raises RuntimeError, a missing library OSError.
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         mend = "install matching builds of torch and torchvision: https://pytorch.org/get-started"
