@@ -174,6 +174,7 @@ def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any]) ->
         system="segone",
         checkpoint=", ".join(checkpoints),
         options=options,
+        subject=_subject(_stem(work.values.name)),
     )
 
 
@@ -223,6 +224,13 @@ def _stem(name: str) -> str:
     for ending in (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".dcm"):
         name = name.removesuffix(ending)
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name) or "image"
+
+
+def _subject(stem: str) -> str:
+    """BIDS's label of the person; a name that BIDS gave says it itself."""
+    if stem.startswith("sub-"):
+        return ""
+    return "".join(c for c in stem if c.isascii() and c.isalnum())[:40] or "image"
 
 
 def _file_name(stem: str, one: Format) -> str:

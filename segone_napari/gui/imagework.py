@@ -320,15 +320,17 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
     def _add_missing(self, then: Callable[[], None]) -> None:
         """Add the layers that rows lack, then call `then`."""
         self._thens.append(then)
-        self._add_next()
+        if self._first_missing() is None:
+            self._add_next()
+        else:
+            self._next_layer.start(0)
 
     def _add_next(self) -> None:
         """Add the layer of the first row that lacks one, and come back for the next."""
         if self._is_closed:
             return
-        for row in self.rows:
-            if row.state == "not found" or row.id in self._layers or row.id in self._left_out:
-                continue
+        row = self._first_missing()
+        if row is not None:
             layer = layers.labels_layer(
                 self.image, row.name, row.colour, self.mask_on_layer(row.id)
             )
@@ -340,6 +342,12 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         thens, self._thens = self._thens, []
         for then in thens:
             then()
+
+    def _first_missing(self) -> Row | None:
+        """The first row that should have a layer and has none."""
+        there = self._layers.keys() | self._left_out
+        wanted = (row for row in self.rows if row.state != "not found")
+        return next((row for row in wanted if row.id not in there), None)
 
     def _adopt(self, row: Row, layer: Labels) -> None:
         """Make a layer that is on screen already the layer of a row."""

@@ -109,6 +109,10 @@ class Row(QFrame):
         self._note = _label("note")
         self._note.setWordWrap(True)
         self._note.setTextFormat(Qt.TextFormat.RichText)
+        flags = Qt.TextInteractionFlag
+        self._note.setTextInteractionFlags(
+            flags.LinksAccessibleByMouse | flags.LinksAccessibleByKeyboard
+        )
         self._note.linkActivated.connect(self._on_link)
         self._anyway = QPushButton("Show anyway")
         self._anyway.setObjectName("show_anyway")
@@ -193,6 +197,11 @@ class Row(QFrame):
             self.removed.emit()
         else:
             super().keyPressEvent(event)
+
+    @property
+    def tab_stops(self) -> tuple[QWidget, ...]:
+        """The row and its buttons, in the order in which they stand."""
+        return self, self._note, self._anyway, self._eye, self._lock, self._bin
 
     def _lay_out(self) -> None:
         grid = QGridLayout(self)
@@ -298,6 +307,13 @@ class Rows(QWidget):
                 self._rows.insert(place, row)
                 self._layout.removeWidget(row)
                 self._layout.insertWidget(place, row)
+
+    def put_in_tab_order(self, before: QWidget) -> None:
+        """Let the Tab key go from `before` through the rows as they stand."""
+        for row in self._rows:
+            for stop in row.tab_stops:
+                QWidget.setTabOrder(before, stop)
+                before = stop
 
 
 def _facts(shown: Shown) -> str:

@@ -101,7 +101,8 @@ class SegOneWidget(QWidget):
         self._refused: dict[Any, list[Shown]] = {}
         self._kept: dict[Any, dict[int, Entry]] = {}
         self._held: tuple[Any, Callable[[], None]] | None = None  # waits for the work to open
-        self._go_on_with: ImageRef | None = None
+        self._interrupted: ImageRef | None = None  # offered while no image is open
+        self._is_reopening = False
         self._number = 0
         self._is_working = False
         self._unfinished: list[Labels] = []  # layers that show one slice only
@@ -507,8 +508,7 @@ class SegOneWidget(QWidget):
             self._offer_to_go_on(self._offered[unique_id])
             return
         path = image.metadata.get("path")
-        go_on = self._go_on_with is not None
-        self._go_on_with = None
+        go_on, self._is_reopening = self._is_reopening, False
         self._keeper.run(
             lambda: cases.find(self._folder, values, path, self._problem_told.emit, go_on=go_on),
             partial(self._on_found, image, values),
@@ -582,7 +582,7 @@ class SegOneWidget(QWidget):
     def _offer_to_reopen(self, case: Case | None) -> None:
         if case is None or self._image is not None:
             return
-        self._go_on_with = case.image
+        self._interrupted = case.image
         self._offer.ask(
             cases.offer_words(case),
             ("Open and go on", f"Open {case.image.path} with its rows and masks"),
@@ -593,7 +593,7 @@ class SegOneWidget(QWidget):
         self._offer.hide()
         image = self._image
         if image is None:
-            reference, self._go_on_with = self._go_on_with, None
+            reference, self._interrupted = self._interrupted, None
             if is_yes and reference is not None:
                 self._reopen(reference)
             return
@@ -611,7 +611,7 @@ class SegOneWidget(QWidget):
     def _reopen(self, reference: ImageRef) -> None:
         def show(volume: Any) -> None:
             data, arguments, _ = layers.image_layer_data(volume, str(reference.path))
-            self._go_on_with = reference
+            self._is_reopening = True
             self._viewer.add_image(data, **arguments)
 
         self._status.setText(f"Opening {reference.name} …")
@@ -830,6 +830,7 @@ class SegOneWidget(QWidget):
             row.show_result(shown, link)
             rows.append(row)
         self._rows.arrange([*rows, *self._waiting])
+        self._rows.put_in_tab_order(self._cancel)
         self._refresh_chosen()
 
     def _shown(self) -> list[Shown]:

@@ -213,6 +213,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
 
     def _find_device(self) -> None:
         device = choose_device("auto")
+        _spare_what_is_loaded()
         if device.type == "cuda":
             import torch
 
@@ -243,6 +244,20 @@ class _Reporter:
         if is_due:
             self._told_s = now
         self._report(done, total, is_due)
+
+
+_has_spared: list[bool] = []
+
+
+def _spare_what_is_loaded() -> None:
+    """Let Python's garbage collector leave the libraries alone, once a program.
+
+    napari collects garbage whenever a layer is removed, and looking through all of torch and
+    napari again each time would hold the window up for a fifth of a second.
+    """
+    if not _has_spared:
+        _has_spared.append(True)
+        gc.freeze()
 
 
 def _gpu_trouble(error: Exception) -> str | None:
