@@ -1,7 +1,7 @@
-"""Surfaces of masks as triangles in RAS+ mm: STL, PLY, GLB.
+"""Surfaces of masks as triangles in RAS+ mm: STL, PLY, GLB, VTK.
 
 The surface encloses the mask's own volume. 3D Slicer takes a mesh for LPS unless the file says
-otherwise, so STL and PLY files carry its mark "SPACE=RAS".
+otherwise, so STL, PLY and VTK files carry its mark "SPACE=RAS".
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def surface_of(segment: Segment) -> Surface:
     mask = np.pad(inside[box].astype(np.float32), _MARGIN)
     field = 0.5 * mask + 0.5 * ndimage.gaussian_filter(mask, _BLUR_VOXELS)
     # 2. In voxels, where the volume wanted is their number.
-    vertices, faces = _level_surface(field, int(mask.sum()))
+    vertices, faces = level_surface(field, int(mask.sum()))
     # 3. Into the patient; a grid of the other handedness turns triangles inside out.
     start = np.array([bounds.start for bounds in box]) - _MARGIN
     world = nib.affines.apply_affine(segment.grid.affine, vertices + start)
@@ -84,12 +84,23 @@ def surface_of(segment: Segment) -> Surface:
     return Surface(world, np.ascontiguousarray(faces, dtype=np.int64))
 
 
-def _level_surface(
-    field: NDArray[np.float32], voxels: int
+def level_surface(
+    field: NDArray[np.float32], voxels: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices and outward faces of the level at which the enclosed volume is `voxels`."""
-    low, high = 0.02, 0.98  # a lower level encloses more
-    level = 0.5
+    """Find the level at which a field encloses a volume.
+
+    Parameters
+    ----------
+    field : (i, j, k), highest inside and 0 at its border.
+    voxels : the volume that is wanted, in voxels.
+
+    Returns
+    -------
+    vertices (v, 3), in voxels, and faces (f, 3), counterclockwise as seen from outside.
+    """
+    highest = float(field.max())
+    low, high = 0.02 * highest, 0.98 * highest  # a lower level encloses more
+    level = min(0.5, highest / 2)
     for _ in range(_MOST_STEPS):
         vertices, faces, _, _ = marching_cubes(field, level, gradient_direction="ascent")
         vertices, faces = vertices.astype(np.float64), faces.astype(np.int64)
@@ -151,6 +162,33 @@ def write_glb(content: Content, path: Path) -> None:
     path.write_bytes(export_glb(scene))
 
 
+def write_vtk(content: Content, path: Path) -> None:
+    """Write the surfaces of all segments as one legacy VTK file of polygons.
+
+    Each triangle has the number of its segment, from 1, in the array ``label``.
+
+    Raises
+    ------
+    BadInput
+        If all masks are empty.
+    """
+    numbers = [n for n, one in enumerate(content.segments, start=1) if one.inside.any()]
+    meshes = [mesh for _, mesh in _meshes(content)]
+    whole = trimesh.util.concatenate(meshes)
+    labels = np.repeat(numbers, [len(mesh.faces) for mesh in meshes])
+    points, faces = whole.vertices, whole.faces
+    with path.open("wb") as stream:
+        stream.write(f"# vtk DataFile Version 3.0\nsegone-napari {SPACE_MARK}\n".encode())
+        stream.write(f"BINARY\nDATASET POLYDATA\nPOINTS {len(points)} float\n".encode())
+        stream.write(points.astype(">f4").tobytes())  # the format is big-endian everywhere
+        stream.write(f"\nPOLYGONS {len(faces)} {4 * len(faces)}\n".encode())
+        corners = np.full((len(faces), 1), 3)
+        stream.write(np.hstack([corners, faces]).astype(">i4").tobytes())
+        head = f"\nCELL_DATA {len(faces)}\nSCALARS label int 1\nLOOKUP_TABLE default\n"
+        stream.write(head.encode())
+        stream.write(labels.astype(">i4").tobytes() + b"\n")
+
+
 def write_folder(content: Content, folder: Path, ending: str) -> None:
     """Write one file a segment that is not empty: ``01_left-hippocampus.stl`` and so on.
 
@@ -164,6 +202,7 @@ def write_folder(content: Content, folder: Path, ending: str) -> None:
         ".stl": write_stl,
         ".ply": write_ply,
         ".glb": write_glb,
+        ".vtk": write_vtk,
     }[ending]
     for name, segment in zip(numbered_names(content.segments), content.segments, strict=True):
         if segment.inside.any():
@@ -173,6 +212,7 @@ def write_folder(content: Content, folder: Path, ending: str) -> None:
 write_stl_folder = partial(write_folder, ending=".stl")
 write_ply_folder = partial(write_folder, ending=".ply")
 write_glb_folder = partial(write_folder, ending=".glb")
+write_vtk_folder = partial(write_folder, ending=".vtk")
 
 
 def _after_format(lines: bytes) -> bytes:

@@ -73,6 +73,7 @@ FORMATS = (
     Format("stl", "STL mesh of one structure", (".stl",), _HERE + "meshes:write_stl"),
     Format("ply", "PLY mesh in colour", (".ply",), _HERE + "meshes:write_ply"),
     Format("glb", "GLB scene, one object a structure", (".glb",), _HERE + "meshes:write_glb"),
+    Format("vtk", "VTK polygons, a label a structure", (".vtk",), _HERE + "meshes:write_vtk"),
     Format(
         "stl-folder", "Folder of one STL mesh a structure", (), _HERE + "meshes:write_stl_folder"
     ),
@@ -81,6 +82,9 @@ FORMATS = (
     ),
     Format(
         "glb-folder", "Folder of one GLB mesh a structure", (), _HERE + "meshes:write_glb_folder"
+    ),
+    Format(
+        "vtk-folder", "Folder of one VTK mesh a structure", (), _HERE + "meshes:write_vtk_folder"
     ),
     Format("csv", "CSV of measures", (".csv",), _HERE + "measures:write_csv"),
     Format("json", "JSON of measures", (".json",), _HERE + "measures:write_json"),
@@ -140,7 +144,7 @@ def format_for(path: Path, name: str | None = None) -> Format:
     row = format_named(name)
     if row.is_folder or any(_ends(path, ending) for ending in row.endings):
         return row
-    if name in ("stl", "ply", "glb") and not path.suffix:
+    if name in ("stl", "ply", "glb", "vtk") and not path.suffix:
         return format_named(f"{name}-folder")
     raise BadInput(
         f"{path} does not fit the format {name}; use a name that ends in {', '.join(row.endings)}"
