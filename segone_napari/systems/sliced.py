@@ -77,15 +77,23 @@ class View:
 def preset_views(preset: str, through_plane: int | None, planes: Sequence[str]) -> list[View]:
     """Choose the views of a preset among the planes that a model was trained on.
 
-    A thick-sliced scan is cut along its own slices where the model knows that plane.
+    `fast` cuts a thick-sliced scan along its own slices where the model knows that plane, other
+    scans in the first one. `balanced` looks in every plane, or mirrored where there is only one;
+    `best` in every plane, mirrored and not, with the blocks of pixels in two places.
     """
     of_normal = {PLANES[plane][2]: plane for plane in planes}
     main = of_normal.get(2 if through_plane is None else through_plane, planes[0])
     if preset == "fast":
         return [View(main, 2.0)]
-    used = list(planes) if preset == "best" and through_plane is None else [main]
+    if preset == "balanced" and len(planes) > 1:
+        return [View(plane) for plane in planes]
     shifts = (0,) if preset == "balanced" else (0, 5)
-    return [View(p, is_mirrored=m, shift=s) for p in used for s in shifts for m in (False, True)]
+    return [
+        View(plane, is_mirrored=m, shift=s)
+        for plane in planes
+        for s in shifts
+        for m in (False, True)
+    ]
 
 
 class Part(NamedTuple):
