@@ -83,6 +83,8 @@ class SegOneWidget(QWidget):
     ):
         super().__init__()
         self.setObjectName("segone")
+        # napari hands plugins a proxy of the viewer, whose layers are new objects at each look.
+        napari_viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self._viewer = napari_viewer
         self._preferences = Preferences()
         self._folder = project_folder()

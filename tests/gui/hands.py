@@ -36,8 +36,7 @@ def ask_and_wait(qtbot: Any, widget: Any, text: str) -> None:
 
 def rows(widget: Any) -> list[Any]:
     """The rows in the order in which they stand."""
-    found = child(widget, QWidget, "results").findChildren(QWidget, "row")
-    return sorted(found, key=lambda row: row.y())
+    return list(child(widget, QWidget, "results"))
 
 
 def row_text(row: Any) -> str:
