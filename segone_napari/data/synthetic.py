@@ -597,9 +597,9 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
         for column, name in enumerate(maps.names):
             plain = name.removeprefix("left ").removeprefix("right ")
             looks[row, column] = _LOOKS.get(look, {}).get(plain, torch.nan)
-    other = 1 + draw.integers(count, len(others)) if others else 0
-    row = torch.where(draw.uniform(count) < config.t1_share, 0, other)
-    chosen = looks.to(draw.device)[row]  # (B, T)
+    other = 1 + draw.integers(count, max(1, len(others)))
+    is_t1 = draw.uniform(count) < (config.t1_share if others else 1.0)
+    chosen = looks.to(draw.device)[torch.where(is_t1, 0, other)]  # (B, T)
     typical = chosen + config.look_jitter * draw.normal(count, tissues)
     mean = torch.where(chosen.isnan(), mean, typical).clamp(0.02, 1.1)
     # both sides look alike, up to a little

@@ -92,9 +92,10 @@ def displaced(positions: Tensor, tumours: Tumours) -> Tensor:
     distance = away.norm(dim=-1, keepdim=True).clamp_min(1e-3)
     radius = tumours.radius.clamp_min(1.0)[:, None, None, None, None]
     push = tumours.push[:, None, None, None, None]
-    fade = torch.exp(-0.5 * ((distance - radius).clamp_min(0) / radius) ** 2)
+    fade = torch.exp(-0.5 * ((distance - radius).clamp_min(0) / radius).square())
     inside = (distance / radius).clamp_max(1)
-    return positions - away / distance * push * fade * inside
+    moved: Tensor = positions - away / distance * push * fade * inside
+    return moved
 
 
 def grow(

@@ -5,28 +5,19 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segone_napari.training.base import Report, TrainConfig
+    from segone_napari.training.base import TrainConfig
+    from segone_napari.training.runs import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``segone train``."""
-    parser.add_argument(
-        "label_maps",
-        type=Path,
-        help="folder of label maps in FreeSurfer's numbering, or with a labels.json of its own",
-    )
-    parser.add_argument(
-        "--run",
-        dest="run_folder",
-        metavar="DIR",
-        type=Path,
-        default=Path("runs/base"),
-        help="folder of this run; if it exists, training goes on from it (default: %(default)s)",
-    )
+    add_run_arguments(parser, "runs/base")
     parser.add_argument(
         "--system", default="segone", help="segone, or unet: the baseline (default: %(default)s)"
     )
@@ -36,11 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="train a checkpoint further: a folder, or the name of a bundled one",
     )
-    parser.add_argument("--steps", type=int, help="steps in all")
-    parser.add_argument("--minutes", type=float, help="stop after so many minutes at the latest")
-    parser.add_argument("--batch", type=int, help="slabs a step")
-    parser.add_argument("--learning-rate", type=float, help="the highest learning rate")
-    parser.add_argument("--seed", type=int)
     parser.add_argument(
         "--text-in",
         choices=("latent", "skips", "both", "none"),
@@ -66,6 +52,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="size of a pixel; a checkpoint of 2 mm can be trained further at 1 mm "
         "(default: %(default)s)",
     )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add what every training is told; `folder` is where its run is kept."""
+    parser.add_argument(
+        "label_maps",
+        type=Path,
+        help="folder of label maps in FreeSurfer's numbering, or with a labels.json of its own",
+    )
+    parser.add_argument(
+        "--run",
+        dest="run_folder",
+        metavar="DIR",
+        type=Path,
+        default=Path(folder),
+        help="folder of this run; if it exists, training goes on from it (default: %(default)s)",
+    )
+    parser.add_argument("--steps", type=int, help="steps in all")
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes at the latest")
+    parser.add_argument("--batch", type=int, help="slabs a step")
+    parser.add_argument("--learning-rate", type=float, help="the highest learning rate")
+    parser.add_argument("--seed", type=int)
     parser.add_argument(
         "--validation-maps",
         type=int,
@@ -82,18 +90,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as the options say; returns the exit code."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from segone_napari.models.checkpoint import resolve_checkpoint
     from segone_napari.training.base import train
 
     start = None if args.start is None else resolve_checkpoint(args.start, args.system)
     config = _config(args, None if start is None else start.name)
+    with progress_shown(config.steps) as show:
+        folder = train(
+            args.label_maps,
+            args.run_folder,
+            config,
+            start=start,
+            command=command_line(),
+            minutes=args.minutes,
+            save_every_s=args.save_every,
+            report=show,
+        )
+    print(f"checkpoint: {folder}")
+    return 0
+
+
+@contextmanager
+def progress_shown(steps: int) -> Iterator[Callable[[Report], None]]:
+    """Show a bar on a terminal, and now and then a line elsewhere, from what a run reports."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading the label maps", total=config.steps)
+        task = bar.add_task("reading the label maps", total=steps)
         printed = -1
 
         def show(report: Report) -> None:
@@ -104,21 +130,10 @@ def run(args: argparse.Namespace) -> int:
                 printed = report.step // 100
                 console.print(f"{line}, {report.seconds_left / 60:.0f} min left", highlight=False)
 
-        folder = train(
-            args.label_maps,
-            args.run_folder,
-            config,
-            start=start,
-            command=_command_line(),
-            minutes=args.minutes,
-            save_every_s=args.save_every,
-            report=show,
-        )
-    print(f"checkpoint: {folder}")
-    return 0
+        yield show
 
 
-def _command_line() -> str:
+def command_line() -> str:
     """What was typed, without the places of this machine: it is kept in the checkpoint."""
     typed = [Path(part).name if Path(part).is_absolute() else part for part in sys.argv[1:]]
     return shlex.join(["segone", *typed])
@@ -130,9 +145,6 @@ def _config(args: argparse.Namespace, start: str | None) -> TrainConfig:
     from segone_napari.models.network import NetworkConfig
     from segone_napari.training.base import TrainConfig
 
-    def given(**values: object) -> dict[str, Any]:
-        return {key: value for key, value in values.items() if value is not None}
-
     fine = round(2 / args.pixel_mm)
     synthetic = SyntheticConfig(
         height=fine * SyntheticConfig.height,
@@ -141,20 +153,32 @@ def _config(args: argparse.Namespace, start: str | None) -> TrainConfig:
         **given(planes=args.planes and tuple(args.planes), t1_share=args.t1_share),
     )
     # a checkpoint that is trained further has seen easy images already
-    easy = {} if start is None else {"start": start, "easy_until": 0.0, "varied_from": 0.0}
+    easy: dict[str, Any] = {}
+    if start is not None:
+        easy = {"start": start, "easy_until": 0.0, "varied_from": 0.0}
     return TrainConfig(
         system=args.system,
         network=NetworkConfig(stem=fine * NetworkConfig.stem, **given(text_in=args.text_in)),
         synthetic=synthetic,
         **easy,
-        **given(
-            steps=args.steps,
-            batch=args.batch,
-            learning_rate=args.learning_rate,
-            seed=args.seed,
-            validation_maps=args.validation_maps,
-        ),
+        **run_options(args),
     )
+
+
+def run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a config that `add_run_arguments` asked for and that were given."""
+    return given(
+        steps=args.steps,
+        batch=args.batch,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+        validation_maps=args.validation_maps,
+    )
+
+
+def given(**values: object) -> dict[str, Any]:
+    """Leave out what is None."""
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _describe(report: Report) -> str:
