@@ -87,6 +87,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_vocabulary(commands)
     _add_export(commands, is_called="export" in arguments[:1])
     _add_train(commands, is_called="train" in arguments[:1])
+    _add_train_teacher(commands, is_called="train-teacher" in arguments[:1])
     _add_doctor(commands)
     return parser
 
@@ -468,6 +469,16 @@ def _add_train(commands: Any, *, is_called: bool) -> None:
     parser = commands.add_parser("train", help=words, description=words.capitalize() + ".")
     if is_called:
         from segone_napari.training import cli as training
+
+        training.add_arguments(parser)
+        parser.set_defaults(run=training.run)
+
+
+def _add_train_teacher(commands: Any, *, is_called: bool) -> None:
+    words = "train a SAM2 teacher from label maps"
+    parser = commands.add_parser("train-teacher", help=words, description=words + ".")
+    if is_called:
+        from segone_napari.training import teacher_cli as training
 
         training.add_arguments(parser)
         parser.set_defaults(run=training.run)

@@ -111,6 +111,15 @@ def read_manifest(folder: Path) -> Manifest:
         raise BadCheckpoint(f"{file} is damaged ({error}); copy the checkpoint anew") from error
 
 
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write ``checkpoint.json``, with the time and the versions of this moment."""
+    document = asdict(manifest) | {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    (folder / "checkpoint.json").write_text(json.dumps(document, indent=2) + "\n")
+
+
 def save_checkpoint(
     model: SegOneModel | UNetModel, vocabulary: Vocabulary, manifest: Manifest, folder: Path
 ) -> None:
@@ -122,11 +131,7 @@ def save_checkpoint(
         if isinstance(model, SegOneModel):
             model.tower.save(temporary / "text", half=True)
         vocabulary.save(temporary / "vocabulary.json")
-        document = asdict(manifest) | {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        }
-        (temporary / "checkpoint.json").write_text(json.dumps(document, indent=2) + "\n")
+        write_manifest(manifest, temporary)
         temporary.chmod(0o755)
         replace_folder(temporary, folder)
     finally:

@@ -1,8 +1,4 @@
-"""Training from label maps: a loop that can be killed at any moment and goes on where it was.
-
-Every random number of a step comes from the seed and the step's number, so that a run that was
-interrupted ends with the same weights as one that wasn't. `accelerate` runs the loop on a CPU, a
-GPU or several. Slabs are made on the GPU where there is one, otherwise in a process beside.
+"""Training SegOne, or the U-Net that it is measured against, from label maps.
 
 Dimension key: B batch, C classes, D features a pixel, H W pixels.
 """
@@ -10,35 +6,21 @@ Dimension key: B batch, C classes, D features a pixel, H W pixels.
 from __future__ import annotations
 
 import itertools
-import json
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from segone_napari.data.synthetic import (
-    LabelMaps,
-    Slabs,
-    SyntheticConfig,
-    generate,
-    load_label_maps,
-)
+from segone_napari.data.synthetic import LabelMaps, SyntheticConfig, generate
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.models.checkpoint import (
     Manifest,
     load_checkpoint,
     read_manifest,
-    replace_folder,
-    restore_folder,
     save_checkpoint,
 )
 from segone_napari.models.network import NetworkConfig
@@ -46,8 +28,16 @@ from segone_napari.models.schedule import NoiseSchedule
 from segone_napari.models.segone import SegOneModel
 from segone_napari.models.text import TextConfig, TextTower
 from segone_napari.models.unet import UNetConfig, UNetModel
-from segone_napari.runtime import BadInput, has_fast_bfloat16, keep_freed_memory
+from segone_napari.runtime import BadInput, has_fast_bfloat16
 from segone_napari.training.objectives import dense_loss, diffusion_loss
+from segone_napari.training.runs import (
+    Course,
+    Report,
+    RunState,
+    follow_course,
+    generator_for,
+    split_maps,
+)
 
 
 @dataclass(frozen=True)
@@ -85,18 +75,6 @@ class TrainConfig:
     text: TextConfig = field(default_factory=lambda: TextConfig(projection_dim=64))
     unet: UNetConfig = field(default_factory=UNetConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-
-
-@dataclass(frozen=True)
-class Report:
-    """How training stands, for whoever shows it. `validation_dice` is None until first measured."""
-
-    step: int
-    steps: int
-    loss: float
-    validation_dice: float | None
-    seconds: float
-    seconds_left: float
 
 
 Model = SegOneModel | UNetModel
@@ -172,81 +150,32 @@ def train(
     with a `run` that exists goes on from there. `start` is the checkpoint folder that
     `config.start` names. `command` is noted in the checkpoint.
     """
-    keep_freed_memory()
-    accelerator = Accelerator(
-        mixed_precision="bf16" if _is_bfloat16_fast() else "no", step_scheduler_with_optimizer=False
-    )
-    device = accelerator.device
     vocabulary = Vocabulary.load()
-    maps = load_label_maps(label_maps, vocabulary)
-    split = len(maps.tissues) - config.validation_maps
-    if split < 1:
-        raise BadInput(
-            f"{label_maps} holds {len(maps.tissues)} label maps, of which {config.validation_maps} "
-            "are kept out to measure on; give more maps or a smaller --validation-maps"
-        )
-    training = maps.select(list(range(split)))
-    held_out = maps.select(list(range(split, len(maps.tissues))))
+    maps, held_out = split_maps(label_maps, vocabulary, config.validation_maps)
+    model = build_model(config, vocabulary, start)
 
-    model = build_model(config, vocabulary, start).to(device)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), betas=(0.9, 0.98))
-    average = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    if accelerator.is_main_process:
-        restore_folder(run / "state")
-    accelerator.wait_for_everyone()
-    state = _load_state(run, config, model, optimizer, average)
-    wrapped, optimizer = accelerator.prepare(_Step(model, vocabulary, config), optimizer)
+    def save(state: RunState, folder: Path) -> None:
+        training = {
+            "command": command,
+            "before": None if start is None else read_manifest(start).training,
+            "steps_done": state.step,
+            "seconds": round(state.seconds),
+            "config": asdict(config),
+        }
+        metrics = {"validation_dice_synthetic": state.dice}
+        manifest = Manifest(config.system, config.start, training=training, metrics=metrics)
+        save_checkpoint(model, vocabulary, manifest, folder)
 
-    started, saved = time.monotonic(), time.monotonic()
-    first = state.step
-    loss_now = torch.zeros((), device=device)
-    for step, slabs in _batches(training, config, accelerator, first):
-        for group in optimizer.param_groups:
-            group["lr"] = group["share"] * config.learning_rate * learning_rate_share(step, config)
-        loss = wrapped(slabs.inputs, slabs.labels, step)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        _follow(average, model, step, config)
-        loss_now = loss.detach() if step == first else torch.lerp(loss_now, loss.detach(), 0.05)
-
-        done, now = step + 1, time.monotonic()
-        is_last = done == config.steps or (minutes is not None and now - started > 60 * minutes)
-        if is_last or now - saved > save_every_s:
-            state.step, state.seconds = done, state.seconds + now - saved
-            saved = now
-            if accelerator.is_main_process:
-                state.dice = _validate(model, average, held_out, vocabulary, config, device)
-                _save(run, state, config, model, optimizer, average, vocabulary, command, start)
-                saved = time.monotonic()
-            accelerator.wait_for_everyone()
-        if is_last or done % 10 == 0:
-            seconds = now - started
-            left = seconds / (done - first) * (config.steps - done)
-            if minutes is not None:
-                left = min(left, 60 * minutes - seconds)
-            report(Report(done, config.steps, float(loss_now), state.dice, seconds, max(0.0, left)))
-        if is_last:
-            break
-    return run / "checkpoint"
-
-
-def learning_rate_share(step: int, config: TrainConfig) -> float:
-    """Share of the full learning rate at a step: warm-up, constant, then down by a cosine."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    decay = max(1, round(config.steps * config.decay_share))
-    share = max(0.0, (step - (config.steps - decay)) / decay)
-    return 0.5 * (1 + math.cos(math.pi * share))
-
-
-def synthetic_at(step: int, config: TrainConfig) -> SyntheticConfig:
-    """How images vary at a step: like a T1 at the start, then more and more as configured."""
-    done, span = step / config.steps, config.varied_from - config.easy_until
-    share = 1.0 if done >= config.varied_from else max(0.0, (done - config.easy_until) / span)
-    t1_share = 1 + share * (config.synthetic.t1_share - 1)
-    return replace(config.synthetic, t1_share=t1_share)
+    course = Course(
+        config,
+        model,
+        _Step(model, vocabulary, config),
+        _parameter_groups(model, config.weight_decay),
+        maps,
+        lambda device: _validate(model, held_out, vocabulary, config, device),
+        save,
+    )
+    return follow_course(course, run, minutes=minutes, save_every_s=save_every_s, report=report)
 
 
 class _Step(nn.Module):
@@ -297,58 +226,6 @@ class _Step(nn.Module):
         ]
 
 
-def generator_for(seed: int, step: int, purpose: int, device: torch.device) -> torch.Generator:
-    """Return the random numbers of one step: the same whether the run was interrupted or not."""
-    mixed = (seed * 1_000_003 + step) * 16 + purpose
-    return torch.Generator(device).manual_seed(mixed)
-
-
-class _SlabDataset(Dataset[Slabs]):
-    """Item n is the batch of step n."""
-
-    def __init__(self, maps: LabelMaps, config: TrainConfig, process: int) -> None:
-        self.maps, self.config, self.process = maps, config, process
-
-    def __len__(self) -> int:
-        return self.config.steps
-
-    def __getitem__(self, step: int) -> Slabs:
-        seed = self.config.seed + 7919 * self.process
-        device = self.maps.tissues.device
-        generator = generator_for(seed, step, 0, device)
-        synthetic = synthetic_at(step, self.config)
-        # a few slabs at a time fit a CPU's cache
-        chunk = min(4, self.config.batch) if device.type == "cpu" else self.config.batch
-        parts = [
-            generate(self.maps, synthetic, count, generator)
-            for count in _chunks(self.config.batch, chunk)
-        ]
-        return Slabs(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-
-
-def _chunks(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]
-
-
-def _batches(
-    maps: LabelMaps, config: TrainConfig, accelerator: Accelerator, first: int
-) -> Iterator[tuple[int, Slabs]]:
-    """Yield each step's number and slabs, from `first` on."""
-    steps = range(first, config.steps)
-    if accelerator.device.type != "cpu":
-        dataset = _SlabDataset(maps.to(accelerator.device), config, accelerator.process_index)
-        for step in steps:
-            yield step, dataset[step]
-        return
-    dataset = _SlabDataset(maps, config, accelerator.process_index)
-    loader = DataLoader(dataset, batch_size=None, sampler=steps, num_workers=1, prefetch_factor=4)
-    yield from zip(steps, loader, strict=True)
-
-
-def _is_bfloat16_fast() -> bool:
-    return has_fast_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-
-
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Decay matrices, not vectors; the text tower, a transformer, learns at a tenth of the rate."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -365,33 +242,16 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
-@torch.no_grad()
-def _follow(average: dict[str, Tensor], model: nn.Module, step: int, config: TrainConfig) -> None:
-    """Move the averaged weights a little towards the present ones; faster at the start."""
-    share = max(1 / config.ema_steps, 1 / (step + 1))
-    pairs = [(average[k], v) for k, v in model.state_dict().items()]
-    floats = [(a, v) for a, v in pairs if v.is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floats], [v for _, v in floats], share)
-    for kept, value in pairs:
-        if not value.is_floating_point():
-            kept.copy_(value)
-
-
-@torch.no_grad()
 def _validate(
     model: Model,
-    average: Mapping[str, Tensor],
     maps: LabelMaps,
     vocabulary: Vocabulary,
     config: TrainConfig,
     device: torch.device,
 ) -> float | None:
-    """Mean Dice over classes of the averaged weights, on fixed slabs of the held-out maps."""
+    """Mean Dice over classes, on fixed slabs of the held-out maps."""
     if not len(maps.tissues):
         return None
-    present = {key: value.clone() for key, value in model.state_dict().items()}
-    model.load_state_dict(dict(average))
-    model.eval()
     classes = len(vocabulary.class_names)
     hits, sizes = torch.zeros(classes), torch.zeros(classes)
     answers = model.answers(vocabulary.class_names)
@@ -404,96 +264,5 @@ def _validate(
         hits += torch.bincount(labels[labels == predicted], minlength=classes)
         sizes += torch.bincount(labels.flatten(), minlength=classes)
         sizes += torch.bincount(predicted.flatten(), minlength=classes)
-    model.load_state_dict(present)
-    model.train()
     dice = (2 * hits / sizes)[1:]
     return float(dice[sizes[1:] > 0].mean())
-
-
-@dataclass
-class _State:
-    """What changes while training, beside the weights."""
-
-    step: int = 0
-    seconds: float = 0.0
-    dice: float | None = None
-
-
-def _save(
-    run: Path,
-    state: _State,
-    config: TrainConfig,
-    model: Model,
-    optimizer: torch.optim.Optimizer,
-    average: Mapping[str, Tensor],
-    vocabulary: Vocabulary,
-    command: str,
-    start: Path | None,
-) -> None:
-    """Write the state to go on from, then the checkpoint; each is whole or not there."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
-    temporary = run / ".state-new"
-    temporary.mkdir(parents=True, exist_ok=True)
-    copies = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-    save_file(copies, temporary / "state.safetensors")
-    document = asdict(state) | {"config": asdict(config)}
-    (temporary / "state.json").write_text(json.dumps(document, indent=2) + "\n")
-    replace_folder(temporary, run / "state")
-
-    present = {key: value.clone() for key, value in model.state_dict().items()}
-    model.load_state_dict(dict(average))
-    training = {
-        "command": command,
-        "before": None if start is None else read_manifest(start).training,
-        "steps_done": state.step,
-        "seconds": round(state.seconds),
-        "config": asdict(config),
-    }
-    metrics = {"validation_dice_synthetic": state.dice}
-    manifest = Manifest(config.system, config.start, training=training, metrics=metrics)
-    save_checkpoint(model, vocabulary, manifest, run / "checkpoint")
-    model.load_state_dict(present)
-
-
-def _load_state(
-    run: Path,
-    config: TrainConfig,
-    model: Model,
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, Tensor],
-) -> _State:
-    """Go on from what `run` holds, if it holds anything.
-
-    Raises
-    ------
-    BadInput
-        If the run was started with other options. The number of steps may change.
-    """
-    folder = run / "state"
-    if not (folder / "state.json").exists():
-        return _State()
-    document = json.loads((folder / "state.json").read_text())
-    before, now = document.pop("config"), json.loads(json.dumps(asdict(config)))
-    changed = [k for k in now if k != "steps" and now[k] != before.get(k)]
-    if changed:
-        raise BadInput(
-            f"{run} was started with another {changed[0]} ({before.get(changed[0])}); "
-            "use the same options to go on, or another --run folder"
-        )
-    tensors = load_file(folder / "state.safetensors")
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    model.load_state_dict(part("model."))
-    for key, value in part("average.").items():
-        average[key].copy_(value)
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        index, name = key.split(".")
-        moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    return _State(**document)

@@ -20,7 +20,8 @@ from segone_napari.models.segone import SegOneModel
 from segone_napari.models.unet import UNetModel
 from segone_napari.runtime import BadInput
 from segone_napari.training import base
-from segone_napari.training.base import Report, TrainConfig, learning_rate_share, synthetic_at
+from segone_napari.training.base import TrainConfig
+from segone_napari.training.runs import Report, learning_rate_share, synthetic_at
 from tests import tiny
 from tests.tiny import TRAINING, write_label_maps
 

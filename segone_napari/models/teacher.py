@@ -1,0 +1,185 @@
+"""The teacher: SAM2 asked about one slice at a time, in the slice's own pixels.
+
+`Teacher.set_slice` looks at a slice once; `Teacher.predict` is cheap for every further object in
+it. SAM2 sees a square: the slice lies in its upper left corner, scaled so that a pixel is as long
+as it is wide in mm, and the rest is black. Knows nothing of volumes or of what is done with its
+answers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from segone_napari.data.synthetic import bright_end
+from segone_napari.models.sam2 import MASK_STRIDE, load_sam2, mask_logits
+from segone_napari.models.torchvision_ops import mend_torchvision
+from segone_napari.runtime import BadInput, choose_device, fast_precision
+
+WHITE = 0.8
+"""How bright the bright end of a slice is shown, of 1."""
+
+
+class Proposal(NamedTuple):
+    """An answer: `probability` (H, W) float32 of each pixel, and the teacher's own `quality`.
+
+    `quality` is its estimate of the intersection over union with the truth, 0 to 1.
+    """
+
+    probability: NDArray[np.float32]
+    quality: float
+
+
+class Teacher:
+    """Turns boxes, points and rough masks into masks. Not for use by several threads at once.
+
+    Coordinates are (row, column) in pixels, whole numbers at the pixels' centres.
+    """
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        mend_torchvision()
+        from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+        self._predictor = SAM2ImagePredictor(model.to(device).eval())
+        self._side = int(model.image_size)
+        self._predictor._bb_feat_sizes = [
+            (self._side // stride, self._side // stride) for stride in (4, 8, 16)
+        ]
+        self._device = device
+        self._shape: tuple[int, int] | None = None
+        self._content = (0, 0)
+
+    @classmethod
+    def load(cls, source: str | Path | None = None, device: str = "auto") -> Teacher:
+        """Load the teacher that `load_sam2` finds under `source`.
+
+        Raises
+        ------
+        BadCheckpoint
+            If there is no such checkpoint or it can't be used.
+        """
+        model, _ = load_sam2(source)
+        return cls(model, choose_device(device))
+
+    def set_slice(self, image: ArrayLike, spacing: tuple[float, float] = (1.0, 1.0)) -> None:
+        """Look at a slice: (H, W) of any brightness; `spacing` in mm between rows, columns.
+
+        Raises
+        ------
+        BadInput
+            If the image isn't a slice.
+        """
+        pixels = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
+        if pixels.ndim != 2 or not pixels.size or min(spacing) <= 0:
+            raise BadInput(
+                f"the teacher got an image of shape {pixels.shape} with a spacing of {spacing} mm; "
+                "give one slice, rows by columns, and positive distances"
+            )
+        self._shape = (pixels.shape[0], pixels.shape[1])
+        lengths = np.array(self._shape) * spacing
+        rows, columns = np.maximum(1, np.rint(self._side * lengths / lengths.max())).astype(int)
+        self._content = (int(rows), int(columns))
+        square = self._to_square(torch.from_numpy(normalised(pixels)))
+        with torch.inference_mode(), fast_precision(self._device):
+            self._predictor.set_image(square.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy())
+
+    def predict(
+        self,
+        box: ArrayLike | None = None,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> Proposal:
+        """Outline one object in the slice.
+
+        Parameters
+        ----------
+        box : (4,) first row, first column, last row, last column.
+        points : (P, 2) rows and columns.
+        labels : (P,) 1 for a point inside the object, 0 for one outside; all inside when left out.
+        mask : (H, W) a rough mask, or a probability from 0 to 1.
+
+        Raises
+        ------
+        BadInput
+            If nothing is given, or something of another shape.
+        """
+        shape = self._slice_shape()
+        if box is None and points is None and mask is None:
+            raise BadInput("the teacher was asked about nothing; give a box, points or a mask")
+        places = None if points is None else np.asarray(points, dtype=np.float64).reshape(-1, 2)
+        says = None
+        if places is not None:
+            says = np.ones(len(places)) if labels is None else np.asarray(labels).reshape(-1)
+            if len(says) != len(places):
+                raise BadInput(f"{len(places)} points have {len(says)} labels; give one a point")
+        rough = None if mask is None else torch.as_tensor(np.asarray(mask, dtype=np.float32))
+        if rough is not None and tuple(rough.shape) != shape:
+            raise BadInput(f"the mask has shape {tuple(rough.shape)} and the slice {shape}")
+        # one point alone may mean a part or the whole: of three readings, the best is taken
+        is_ambiguous = box is None and mask is None and places is not None and len(places) == 1
+        with torch.inference_mode(), fast_precision(self._device):
+            logits, quality, _ = self._predictor.predict(
+                point_coords=None if places is None else self._to_xy(places),
+                point_labels=says,
+                box=None if box is None else self._to_xy(np.reshape(box, (2, 2))).reshape(4),
+                mask_input=None if rough is None else self._to_mask_input(rough),
+                multimask_output=is_ambiguous,
+                return_logits=True,
+            )
+        best = int(np.argmax(quality))
+        return Proposal(self._to_slice(logits[best]), float(np.clip(quality[best], 0, 1)))
+
+    def _slice_shape(self) -> tuple[int, int]:
+        if self._shape is None:
+            raise RuntimeError("call set_slice before predict")
+        return self._shape
+
+    def _to_square(self, pixels: Tensor) -> Tensor:
+        """(H, W) of the slice to (S, S), black outside the slice."""
+        scaled = F.interpolate(
+            pixels[None, None], self._content, mode="bilinear", antialias=True, align_corners=False
+        )[0, 0]
+        rows, columns = self._content
+        return F.pad(scaled, (0, self._side - columns, 0, self._side - rows))
+
+    def _to_xy(self, places: NDArray[Any]) -> NDArray[np.float32]:
+        """(P, 2) rows and columns of the slice to x and y of the square."""
+        scale = np.array(self._content) / self._slice_shape()
+        return np.asarray(((places + 0.5) * scale - 0.5)[:, ::-1], dtype=np.float32)
+
+    def _to_mask_input(self, mask: Tensor) -> NDArray[np.float32]:
+        square = self._to_square(mask.clamp(0, 1))[None, None]
+        coarse = F.avg_pool2d(square, MASK_STRIDE)[0]  # (1, S/4, S/4)
+        return np.asarray(mask_logits(coarse).numpy())
+
+    def _to_slice(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (S, S) of the square to probabilities (H, W) of the slice."""
+        rows, columns = self._content
+        inside = torch.from_numpy(logits[:rows, :columns].copy())[None, None]
+        fine = F.interpolate(
+            inside, self._slice_shape(), mode="bilinear", antialias=True, align_corners=False
+        )
+        return np.asarray(fine[0, 0].sigmoid().numpy(), dtype=np.float32)
+
+
+def normalised(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shift and scale brightness (H, W): dark is 0 and the bright end `WHITE`."""
+    positive = torch.from_numpy(pixels - min(0.0, float(pixels.min())))
+    highest = float(positive.max())
+    if highest == 0:
+        return np.zeros_like(pixels)
+    white = bright_end(positive[None, None] / highest)[0, 0]
+    return np.asarray((positive / highest * (WHITE / white)).numpy())
+
+
+def box_around(mask: ArrayLike) -> tuple[int, int, int, int]:
+    """Return first row, first column, last row and last column of a mask (H, W), not empty."""
+    rows, columns = np.nonzero(np.asarray(mask))
+    return int(rows.min()), int(columns.min()), int(rows.max()), int(columns.max())

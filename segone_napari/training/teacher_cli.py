@@ -1,0 +1,76 @@
+"""The command ``segone train-teacher``. Imports torch only when run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from segone_napari.training.cli import (
+    add_run_arguments,
+    command_line,
+    given,
+    progress_shown,
+    run_options,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from segone_napari.training.teacher import TeacherConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``segone train-teacher``."""
+    add_run_arguments(parser, "runs/teacher")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="CHECKPOINT",
+        help="train a teacher further: a folder, or the name of a bundled one",
+    )
+    parser.add_argument("--objects", type=int, help="objects that are asked about in each slab")
+    parser.add_argument("--corrections", type=int, help="times that an answer is corrected")
+    parser.add_argument(
+        "--image-size", type=int, help="side of the square of pixels that it looks at"
+    )
+    parser.add_argument("--embed-dim", type=int, help="channels of the image encoder's first stage")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as the options say; returns the exit code."""
+    from segone_napari.models.checkpoint import resolve_checkpoint
+    from segone_napari.models.sam2 import TEACHER
+    from segone_napari.training.teacher import train_teacher
+
+    start = None if args.start is None else resolve_checkpoint(args.start, TEACHER)
+    config = _config(args, start)
+    with progress_shown(config.steps) as show:
+        folder = train_teacher(
+            args.label_maps,
+            args.run_folder,
+            config,
+            start=start,
+            command=command_line(),
+            minutes=args.minutes,
+            save_every_s=args.save_every,
+            report=show,
+        )
+    print(f"checkpoint: {folder}")
+    return 0
+
+
+def _config(args: argparse.Namespace, start: Path | None) -> TeacherConfig:
+    from segone_napari.models.sam2 import Sam2Config, Trunk
+    from segone_napari.training.teacher import TeacherConfig
+
+    sizes = Sam2Config(
+        trunk=Trunk(**given(embed_dim=args.embed_dim)), **given(image_size=args.image_size)
+    )
+    # a checkpoint that is trained further has seen easy images already
+    easy = {} if start is None else {"start": start.name, "easy_until": 0.0, "varied_from": 0.0}
+    return TeacherConfig(
+        sam2=sizes,
+        **easy,
+        **run_options(args),
+        **given(objects=args.objects, corrections=args.corrections),
+    )
