@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from segone_napari import montage
 from segone_napari.exports import registry
-from segone_napari.exports.content import Content, Segment
+from segone_napari.exports.content import Content, Segment, labels_of
 from segone_napari.exports.registry import FORMATS, Format
 from segone_napari.gui.imagework import ImageWork
 from segone_napari.gui.keeper import Keeper
@@ -36,6 +38,8 @@ from segone_napari.volume import Volume
 
 OFFERED = ("nifti", "masks", "csv", "seg-nrrd", "dicom-seg", "glb", "stl-folder", "bids")
 USUAL = "nifti csv"
+PICTURE = "picture"
+"""An overlay picture; it is for people to look at, so it is no format of a segmentation."""
 
 
 class ExportWindow(QDialog):
@@ -65,6 +69,8 @@ class ExportWindow(QDialog):
             one.name: _check(f"export_{one.name}", one.title, one.name in usual)
             for one in _formats_for(work)
         }
+        title = "PNG picture of slices with the outlines"
+        self._formats[PICTURE] = _check(f"export_{PICTURE}", title, PICTURE in usual)
         self._folder = QLineEdit(preferences.text("export_folder", str(_folder_of(work))))
         self._folder.setObjectName("export_folder")
         self._folder.setAccessibleName("Folder to export into")
@@ -190,7 +196,7 @@ def write_exports(
     """
     assert content.image is not None
     stem = _stem(content.image.name)
-    targets = {name: folder / _file_name(stem, registry.format_named(name)) for name in names}
+    targets = {name: folder / _file_name(stem, name) for name in names}
     there = [path.name for path in targets.values() if path.exists()]
     if there and not force:
         raise BadInput(
@@ -202,8 +208,44 @@ def write_exports(
         raise BadInput(f"can't make {folder}: {error.strerror}; choose another folder") from error
     files: list[Path] = []
     for name, path in targets.items():
-        files += registry.write(content, path, name=name, force=force)
+        if name == PICTURE:
+            write_picture(content, path)
+            files.append(path)
+        else:
+            files += registry.write(content, path, name=name, force=force)
     return files
+
+
+def write_picture(content: Content, path: Path) -> None:
+    """Draw three slices of each plane with the outlines, and a legend.
+
+    Raises
+    ------
+    BadInput
+        If the file can't be written.
+    """
+    assert content.image is not None
+    legend: Any = [_LegendLine(s.name, s.name, s.colour, s.volume_ml) for s in content.segments]
+    labels = labels_of(content.segments)
+    picture = montage.draw(content.image, labels, legend, title=_stem(content.image.name))
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        picture.save(unfinished, format="PNG")
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise BadInput(f"can't write {path}: {error.strerror}; choose another folder") from error
+
+
+@dataclass(frozen=True)
+class _LegendLine:
+    """What a line of the picture's legend says."""
+
+    resolved: str
+    prompt: str
+    colour: tuple[int, int, int]
+    volume_ml: float
+    found: bool = True
 
 
 def _formats_for(work: ImageWork) -> list[Format]:
@@ -233,7 +275,10 @@ def _subject(stem: str) -> str:
     return "".join(c for c in stem if c.isascii() and c.isalnum())[:40] or "image"
 
 
-def _file_name(stem: str, one: Format) -> str:
+def _file_name(stem: str, name: str) -> str:
+    if name == PICTURE:
+        return f"{stem}_segone.png"
+    one = registry.format_named(name)
     return f"{stem}_{one.name}" if one.is_folder else f"{stem}_segone{one.endings[0]}"
 
 

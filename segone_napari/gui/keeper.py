@@ -51,14 +51,16 @@ class Keeper(QObject):  # type: ignore[misc, unused-ignore]
         then: Callable[[T], None] | None,
         failed: Callable[[Exception], None] | None,
     ) -> None:
+        value: Any
+        call: Callable[[Any], None] | None
         try:
-            value: Any = work()
+            value, call = work(), then
         except Exception as error:  # it is told, and the program goes on
-            value, then = error, failed
-        if then is None or self._is_stopped:
+            value, call = error, failed
+        if call is None or self._is_stopped:
             return
         try:
-            self._done.emit(then, value)
+            self._done.emit(call, value)
         except RuntimeError:  # the window was closed, and Qt's half of this object with it
             self._is_stopped = True
 

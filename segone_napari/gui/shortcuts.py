@@ -8,7 +8,7 @@ from typing import Any
 
 from napari.layers import Labels
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QKeySequence, QShortcut
+from qtpy.QtGui import QKeySequence, QShortcut  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtWidgets import QWidget
 
 

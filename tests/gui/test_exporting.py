@@ -1,0 +1,108 @@
+"""Out again: chosen rows in every format, read back with other libraries."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QCheckBox, QLabel, QLineEdit, QPushButton, QToolButton, QWidget
+
+from segone_napari.data import formats
+
+from .conftest import head
+from .hands import PATIENCE_MS, ask_and_wait, child, click, drag, rows
+
+
+def oblique_head(folder):
+    turn = nib.eulerangles.euler2mat(0.1, 0.05, 0.2) @ np.diag([-1.0, 1.0, 1.2])
+    shape = (34, 36, 38)
+    affine = nib.affines.from_matvec(turn, -turn @ ((np.array(shape) - 1) / 2))
+    return formats.read(formats.write(head(affine, shape), folder / "head.nii.gz"))
+
+
+def tick(window, name: str, is_on: bool) -> None:
+    child(window, QCheckBox, name).setChecked(is_on)
+
+
+def export(qtbot, window) -> str:
+    click(qtbot, window, QPushButton, "export_now")
+    words = child(window, QLabel, "export_words")
+    qtbot.waitUntil(lambda: words.text() != "Writing …", timeout=PATIENCE_MS)
+    return words.text()
+
+
+def test_chosen_rows_lie_exactly_on_the_image_in_every_format(qtbot, open_widget, tmp_path) -> None:
+    # 1. A corrected and an untouched structure, of which the second alone is left out once.
+    volume = oblique_head(tmp_path)
+    viewer, widget = open_widget(volume)
+    ask_and_wait(qtbot, widget, "left ball; right ball")
+    qtbot.mouseClick(rows(widget)[0], Qt.MouseButton.LeftButton)
+    click(qtbot, widget, QToolButton, "tool_paint")
+    at = viewer.dims.current_step[0]
+    drag(qtbot, viewer, (at, 6, 6), (at, 6, 12))
+    click(qtbot, widget, QPushButton, "export")
+    window = child(widget, QWidget, "export_window")
+    folder = tmp_path / "out"
+    child(window, QLineEdit, "export_folder").setText(str(folder))
+    for name in ("masks", "seg-nrrd", "picture"):
+        tick(window, f"export_{name}", True)
+    assert export(qtbot, window).startswith("Wrote")
+
+    # 2. The label map, by two libraries.
+    shown = {
+        name: volume_order(viewer.layers[name], volume) for name in ("left ball", "right ball")
+    }
+    written = nib.load(folder / "head_segone.nii.gz")
+    np.testing.assert_allclose(written.affine, volume.affine, atol=1e-4)
+    labels = np.asarray(written.dataobj)
+    np.testing.assert_array_equal(labels == 1, shown["left ball"])
+    # Where both lie a label map can hold one: the first.
+    np.testing.assert_array_equal(labels == 2, shown["right ball"] & ~shown["left ball"])
+    again = sitk.ReadImage(str(folder / "head_segone.nii.gz"))
+    origin = volume.affine[:3, 3] * (-1, -1, 1)
+    np.testing.assert_allclose(again.GetOrigin(), origin, atol=1e-4)
+    assert (folder / "head_segone.tsv").read_text().splitlines()[1].split("\t")[1] == "left ball"
+
+    # 3. A mask a structure, the volumes, the picture and the record.
+    (left,) = folder.glob("head_masks/*left-ball.nii.gz")
+    np.testing.assert_array_equal(np.asarray(nib.load(left).dataobj) > 0, shown["left ball"])
+    table = list(csv.DictReader((folder / "head_segone.csv").open(encoding="utf-8")))
+    expected = shown["left ball"].sum() * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
+    assert abs(float(table[0]["volume_ml"]) - expected) < 1e-3
+    assert min(Image.open(folder / "head_segone.png").size) > 300
+    record = json.loads((folder / "head_segone.nii.gz.provenance.json").read_text("utf-8"))
+    edited = {row["name"]: row["edited_by_hand"] for row in record["segments"]}
+    assert edited == {"left ball": True, "right ball": False}
+    assert [row["prompt"] for row in record["segments"]] == ["left ball", "right ball"]
+
+    # 4. Nothing is overwritten unasked, and what is left out is left out.
+    assert "exists" in export(qtbot, window)
+    tick(window, "export_force", True)
+    tick(window, "export_row_2", False)
+    assert export(qtbot, window).startswith("Wrote")
+    assert np.asarray(nib.load(folder / "head_segone.nii.gz").dataobj).max() == 1
+    window.close()
+
+
+def volume_order(layer, volume) -> np.ndarray:
+    from segone_napari.gui.layers import volume_from_attributes
+
+    return volume_from_attributes(layer.data, {"metadata": layer.metadata}).data > 0
+
+
+def test_folder_that_cannot_be_written_is_said_and_can_be_changed(
+    qtbot, open_widget, tmp_path
+) -> None:
+    _, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    click(qtbot, widget, QPushButton, "export")
+    window = child(widget, QWidget, "export_window")
+    (tmp_path / "file").write_text("in the way")
+    child(window, QLineEdit, "export_folder").setText(str(tmp_path / "file"))
+    assert "Nothing was written" in export(qtbot, window)
+    child(window, QLineEdit, "export_folder").setText(str(tmp_path / "fine"))
+    assert export(qtbot, window).startswith("Wrote")
+    window.close()
