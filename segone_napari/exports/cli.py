@@ -8,6 +8,7 @@ from pathlib import Path
 from segone_napari.data import formats
 from segone_napari.exports import provenance, registry
 from segone_napari.exports.content import Content
+from segone_napari.exports.dicom_series import files_of
 from segone_napari.exports.reading import pick, read_segments
 
 
@@ -50,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--series", metavar="N|UID", help="which series, where IMAGE is a folder of several"
     )
     parser.add_argument(
+        "--volume",
+        metavar="N",
+        type=int,
+        help="which volume of a 4-D image or series, counted from 0",
+    )
+    parser.add_argument(
         "--only",
         metavar="NAME",
         action="append",
@@ -77,7 +84,9 @@ def run(args: argparse.Namespace) -> None:
     row = registry.format_for(args.output, args.format)
     # A DICOM segmentation takes its place from the series' headers alone.
     wants_image = args.image is not None and not row.needs_series
-    image = formats.read(args.image, series=args.series) if wants_image else None
+    image = (
+        formats.read(args.image, series=args.series, volume=args.volume) if wants_image else None
+    )
     is_told = args.table is not None and args.table.suffix.lower() == ".json"
     segments = read_segments(
         args.masks, grid=image.grid if image else None, table=None if is_told else args.table
@@ -85,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     content = Content(
         segments=tuple(pick(segments, args.only) if args.only else segments),
         image=image,
-        image_files=_image_files(args),
+        image_files=files_of(args.image, args.series, args.volume) if args.image else (),
         subject=args.subject,
         deidentify=args.deidentify,
     )
@@ -96,17 +105,3 @@ def run(args: argparse.Namespace) -> None:
         content = provenance.told_by_table(content, args.table)
     for path in registry.write(content, args.output, name=row.name, force=args.force):
         print(f"wrote {path}")
-
-
-def _image_files(args: argparse.Namespace) -> tuple[Path, ...]:
-    """Name the image's file, or the files of the series that was chosen.
-
-    Of several series with none chosen, the one that fits the masks is found later.
-    """
-    if args.image is None:
-        return ()
-    if args.series is None or not formats.is_dicom(args.image):
-        return (args.image,)
-    from segone_napari.data.dicom.study import open_study
-
-    return tuple(dict.fromkeys(open_study(args.image).choose(args.series).files()))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from segone_napari.data import formats
 from segone_napari.runtime import BadInput
 from segone_napari.volume import Affine, Grid
 
@@ -34,6 +35,7 @@ IDENTITY = (
 _KEPT = (
     *IDENTITY,
     "SpecificCharacterSet",
+    "ImageType",
     "SOPClassUID",
     "SOPInstanceUID",
     "StudyInstanceUID",
@@ -57,6 +59,28 @@ _KEPT_GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasu
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # How far apart in mm two grids may place a voxel and still be the same: headers are rounded.
 _SAME_MM = 0.05
+
+
+def files_of(
+    path: Path, series: int | str | None = None, volume: int | None = None
+) -> tuple[Path, ...]:
+    """Name the files of the volume that was chosen in a DICOM folder; of anything else, itself.
+
+    Of several series with none chosen, `read_series` finds the one that fits the masks.
+
+    Raises
+    ------
+    BadInput
+        As `segone_napari.data.dicom.study.open_study`, and if there is no such series or volume.
+    """
+    if not formats.is_dicom(path) or (series is None and volume is None):
+        return (path,)
+    from segone_napari.data.choices import choose_volume
+    from segone_napari.data.dicom.study import open_study
+
+    chosen = open_study(path).choose(series)
+    index = 0 if volume is None else choose_volume(chosen.name, chosen.volumes, volume)
+    return tuple(dict.fromkeys(chosen.files(index)))
 
 
 def read_series(paths: Iterable[Path], grid: Grid | None = None) -> list[Dataset]:
@@ -101,7 +125,12 @@ def read_series(paths: Iterable[Path], grid: Grid | None = None) -> list[Dataset
 
 
 def grid_of(headers: Sequence[Dataset]) -> Grid | None:
-    """Give where a series' pixels (column, row, slice) lie; None where slices are not regular."""
+    """Give where a series' pixels (column, row, slice) lie.
+
+    None where slices are not regular, or an image is a mosaic of all slices of a volume.
+    """
+    if _is_mosaic(headers[0]):
+        return None
     row, column, spacing, positions, shape = _geometry(headers)
     steps = np.diff(positions, axis=0)
     if len(steps) and not np.allclose(steps, steps.mean(axis=0), atol=_SAME_MM):
@@ -132,6 +161,10 @@ def placement(mask: Grid, series: Grid) -> Affine | None:
     turns = np.abs(whole[:3, :3])
     is_turn = (turns.sum(axis=0) == 1).all() and (turns.sum(axis=1) == 1).all()
     return whole if is_turn and np.abs(apart).max() < _SAME_MM else None
+
+
+def _is_mosaic(header: Dataset) -> bool:
+    return "MOSAIC" in (header.get("ImageType") or ())
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
@@ -213,11 +246,11 @@ def _geometry(
             ],
             dtype=np.float64,
         )
-        # Several volumes, such as echoes, share positions: each position counts once.
-        along = np.round(positions @ np.cross(row, column), 3)
-        positions = positions[np.unique(along, return_index=True)[1]]
     else:
         positions = np.array([h.ImagePositionPatient for h in headers], dtype=np.float64)
+    # Several volumes, such as echoes, share positions: each position counts once.
+    along = np.round(positions @ np.cross(row, column), 3)
+    positions = positions[np.unique(along, return_index=True)[1]]
     spacing = [float(s) for s in _measures(first).PixelSpacing]
     return row, column, spacing, positions, (int(first.Rows), int(first.Columns))
 

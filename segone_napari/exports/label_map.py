@@ -26,8 +26,12 @@ from segone_napari.exports.content import (
 from segone_napari.runtime import BadInput
 
 TABLE_ENDING = ".tsv"
-_MASKS_TABLE = "masks.tsv"
+MASKS_TABLE = "masks.tsv"
 _MOST_LABELS = 1000
+# What programs call label maps and masks.
+_LABEL_NAME = re.compile(
+    r"(^|[._+-])(dseg|seg|segmentation|masks?|labels?|label-?map|aseg|aparc|wmparc|lesions?)([._+-]|$)"
+)
 # A value of a label map, its name and its colour.
 Row = tuple[int, str, Colour]
 
@@ -43,7 +47,7 @@ def write_masks(content: Content, folder: Path) -> None:
     for name, segment in zip(numbered_names(content.segments), content.segments, strict=True):
         mask = segment.mask.with_data(segment.inside.astype(np.uint8))
         formats.write(mask, folder / f"{name}.nii.gz")
-    (folder / _MASKS_TABLE).write_text(table_of(_named(content.segments)), encoding="utf-8")
+    (folder / MASKS_TABLE).write_text(table_of(_named(content.segments)), encoding="utf-8")
 
 
 def table_of(rows: Iterable[tuple[str, Colour]], columns: str = "index\tname\tcolour") -> str:
@@ -100,6 +104,33 @@ def read_label_map(path: Path, *, table: Path | None = None) -> list[Segment]:
     ]
 
 
+def is_label_map(path: Path) -> bool:
+    """Whether an image file is a label map or a mask: by its table, or by its name and its voxels.
+
+    Labels are the same in neighbouring voxels; an image that is called a mask is not.
+    """
+    table = table_beside(path)
+    if table.is_file():
+        columns = table.read_text(encoding="utf-8", errors="replace").partition("\n")[0].split("\t")
+        if {"index", "name"} <= set(columns):
+            return True
+    if not _LABEL_NAME.search(stem_of(path).lower()):
+        return False
+    try:
+        data = formats.read(path, may_be_empty=True).data
+        labels = _as_labels(path, data)
+    except BadInput:
+        return False
+    both = (labels[1:] > 0) & (labels[:-1] > 0)
+    return bool(np.count_nonzero((labels[1:] == labels[:-1]) & both) >= 0.5 * both.sum())
+
+
+def is_mask(data: NDArray[np.generic]) -> bool:
+    """Whether an array has no other values than 0 and one more, above it."""
+    highest = data.max()
+    return bool(highest > 0 and ((data == 0) | (data == highest)).all())
+
+
 def read_masks(folder: Path) -> list[Segment]:
     """Read a folder of masks, one image a structure, in the order of their names.
 
@@ -114,7 +145,7 @@ def read_masks(folder: Path) -> list[Segment]:
             f"{folder} holds no masks; name a folder of files that end in "
             f"{', '.join(formats.WRITABLE)}"
         )
-    table = folder / _MASKS_TABLE
+    table = folder / MASKS_TABLE
     rows = (
         {index: (name, colour) for index, name, colour in _read_table(table)}
         if (table.is_file())

@@ -44,6 +44,26 @@ def read_segments(
     return segments if grid is None else [place(segment, grid) for segment in segments]
 
 
+def is_segmentation(path: Path) -> bool:
+    """Whether a file or folder says that it is a segmentation, and not an image.
+
+    A label map says so by the table beside it or by its name (``..._dseg.nii.gz``, ``aseg.mgz``), a
+    folder of masks by its table, the other kinds by what is inside.
+    """
+    name = path.name.lower()
+    if path.is_dir():
+        return (path / label_map.MASKS_TABLE).is_file()
+    if name.endswith(NRRD_ENDINGS):
+        from segone_napari.exports import seg_nrrd
+
+        return name.endswith(seg_nrrd.ENDING) or seg_nrrd.is_segmentation(path)
+    if name.endswith(formats.READABLE):
+        return label_map.is_label_map(path)
+    from segone_napari.exports import dicom_seg
+
+    return dicom_seg.is_segmentation(path)
+
+
 def place(segment: Segment, grid: Grid) -> Segment:
     """Move a segment to another grid that has the same voxels: no interpolation, nothing lost.
 

@@ -26,8 +26,10 @@ from qtpy.QtWidgets import (
 )
 
 from segone_napari import montage
+from segone_napari.data import formats
 from segone_napari.exports import registry
 from segone_napari.exports.content import Content, Segment, labels_of
+from segone_napari.exports.dicom_series import files_of
 from segone_napari.exports.registry import FORMATS, Format
 from segone_napari.gui.imagework import ImageWork
 from segone_napari.gui.keeper import Keeper
@@ -170,8 +172,9 @@ def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any]) ->
                 edited_at=_time(changed[-1]) if changed else "",
             )
         )
-    path = work.reference.path
-    files = (path,) if path is not None and path.exists() else ()
+    reference, path = work.reference, work.reference.path
+    is_there = path is not None and path.exists()
+    files = files_of(path, reference.series, reference.volume_index) if path and is_there else ()
     checkpoints = dict.fromkeys(row.checkpoint for row in rows if row.checkpoint)
     return Content(
         tuple(segments),
@@ -250,7 +253,7 @@ class _LegendLine:
 
 def _formats_for(work: ImageWork) -> list[Format]:
     path = work.reference.path
-    is_series = path is not None and (path.is_dir() or path.suffix.lower() in (".dcm", ".ima"))
+    is_series = path is not None and path.exists() and formats.is_dicom(path)
     by_name = {one.name: one for one in FORMATS}
     known = [by_name[name] for name in OFFERED if name in by_name]
     return [one for one in known if is_series or not one.needs_series]

@@ -8,6 +8,7 @@ is a window to ask a person in.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segone_napari.data.dicom.study import Study
-    from segone_napari.exports.content import Segment
     from segone_napari.volume import Volume
 
 LayerTuple = tuple[Any, dict[str, Any], str]
@@ -25,6 +25,12 @@ SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".hdr", ".img", ".nrrd", ".nhdr")
 
 # What napari takes for "read, and there is nothing to show": a person cancelled.
 _NOTHING: list[Any] = [(None,)]
+# The table by which a folder says that it holds masks (`segone_napari.exports.label_map`).
+_MASKS_TABLE = "masks.tsv"
+# How long after the last of several files that were dropped together the next one comes.
+_SAME_DROP_S = 3.0
+# Series that were opened: (folder, UID) to the file that was named, and when. See `_is_repeated`.
+_opened: dict[tuple[str, str], tuple[Path, float]] = {}
 # How many files of a folder are looked at to find out whether it holds DICOM.
 _FILES_TRIED = 1000
 
@@ -38,8 +44,10 @@ def get_reader(path: str | Sequence[str]) -> Callable[..., list[LayerTuple]] | N
 def read_layers(path: str | Sequence[str]) -> list[LayerTuple]:
     """Read each file or folder as an Image layer that knows how it lies in the patient.
 
-    Segmentations (``.seg.nrrd``, DICOM-SEG) become one Labels layer a structure. Where there is a
-    choice of series or volumes, or a file doesn't say how it lies, a dialog asks.
+    Segmentations (``.seg.nrrd``, DICOM-SEG, label maps with their table, masks) become one Labels
+    layer a structure, over the image on screen that they belong to. Where there is a choice of
+    series or volumes, or a file doesn't say how it lies, a dialog asks. Of the slices of a series
+    that come together the first stands for all.
 
     Raises
     ------
@@ -47,7 +55,7 @@ def read_layers(path: str | Sequence[str]) -> list[LayerTuple]:
         As `segone_napari.data.formats.read`; napari shows the words as a notification.
     """
     paths = [path] if isinstance(path, str) else path
-    layers = [layer for one in _one_a_series(paths) for layer in _layers(Path(one))]
+    layers = [layer for one in paths if not _is_repeated(Path(one)) for layer in _layers(Path(one))]
     return layers or _NOTHING
 
 
@@ -99,7 +107,7 @@ def open_image(
 
 def _is_ours(path: Path) -> bool:
     if path.is_dir():
-        return _holds_dicom(path)
+        return (path / _MASKS_TABLE).is_file() or _holds_dicom(path)
     if path.name.lower().endswith(SUFFIXES):
         return True
     from segone_napari.data.dicom.signature import is_dicom
@@ -120,12 +128,24 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(names))
 
 
-def _one_a_series(paths: Sequence[str]) -> Sequence[str]:
-    """Of the slices of one folder that were dropped together, keep the first: it stands for all."""
-    is_slice = [not one.lower().endswith(SUFFIXES) and os.path.isfile(one) for one in paths]
-    if len(paths) > 1 and all(is_slice) and len({os.path.dirname(one) for one in paths}) == 1:
-        return paths[:1]
-    return paths
+def _is_repeated(path: Path) -> bool:
+    """Whether a DICOM file belongs to a series that was opened, or cancelled, a moment ago.
+
+    napari hands files that are dropped together over one by one, and each stands for its series.
+    The very same file again is a person who wants it again.
+    """
+    if path.is_dir() or path.name.lower().endswith(SUFFIXES):
+        return False
+    from segone_napari.data.dicom.headers import read_header
+
+    header = read_header(path)
+    if header is None or header.problem or not header.series_uid:
+        return False
+    key, now = (str(path.parent), header.series_uid), time.monotonic()
+    first, at = _opened.get(key, (path, now))
+    is_repeated = first != path and now - at < _SAME_DROP_S
+    _opened[key] = (first if is_repeated else path, now)
+    return is_repeated
 
 
 def _open_dicom(path: Path, which: int | str | None, volume: int | None) -> Opened | None:
@@ -228,40 +248,68 @@ def _sample(key: str) -> list[LayerTuple]:
 
 
 def _layers(path: Path) -> list[LayerTuple]:
-    if _is_segmentation(path):
-        from segone_napari.exports.reading import read_segments
+    from segone_napari.exports.label_map import is_mask
+    from segone_napari.exports.reading import is_segmentation
 
-        return [_labels(segment, path) for segment in read_segments(path)]
+    if is_segmentation(path):
+        return _segments(path)
+    if (words := _why_no_image(path)) and _window() is not None:
+        # An error would keep napari from opening the files that were dropped with this one.
+        _warn(f"a file is no image but a {words}, and was not opened")  # names may hold a person's
+        return []
     opened = open_image(path)
+    _remember_time(path)
     if opened is None:
         return []
-    from napari.utils.notifications import show_warning
-
+    if not path.is_dir() and path.name.lower().endswith(SUFFIXES) and is_mask(opened.image.data):
+        return _segments(path)
     if opened.image.warnings:
-        show_warning("\n".join(opened.image.warnings))
+        _warn("\n".join(opened.image.warnings))
     return [opened.layer_data(path)]
 
 
-def _is_segmentation(path: Path) -> bool:
-    name = path.name.lower()
-    if name.endswith(".seg.nrrd"):
-        return True
-    if path.is_dir() or name.endswith(SUFFIXES):
-        return False
+def _segments(path: Path) -> list[LayerTuple]:
+    """Read masks as Labels layers over the image on screen that they fit, with their record."""
+    import napari
+    from napari.layers import Image
+
+    from segone_napari.exports import provenance
+    from segone_napari.exports.content import Content
+    from segone_napari.exports.reading import read_segments
+    from segone_napari.gui import incoming
+
+    segments = tuple(read_segments(path))
+    record = provenance.beside(path)
+    if record.is_file():
+        segments = provenance.remembered(Content(segments), record).segments
+    viewer = napari.current_viewer()
+    shown = reversed(viewer.layers) if viewer is not None else []
+    images = [layer for layer in shown if isinstance(layer, Image)]
+    return [incoming.layer_data(segment, path, images) for segment in segments]
+
+
+def _why_no_image(path: Path) -> str:
+    """What a DICOM file is that has no image in it; empty for an image, or another kind of file."""
+    if path.is_dir() or path.name.lower().endswith(SUFFIXES):
+        return ""
     from segone_napari.data.dicom.headers import read_header
 
     header = read_header(path)
-    return header is not None and header.problem == "segmentation"
+    is_image = header is None or header.problem in ("", "directory", "damaged file")
+    return "" if header is None or is_image else header.problem
 
 
-def _labels(segment: Segment, path: Path) -> LayerTuple:
-    from segone_napari.gui.layers import colour_map, image_layer_data
+def _remember_time(path: Path) -> None:
+    """Reading may have taken long, and a person may have thought about the choice."""
+    for key, (first, _) in tuple(_opened.items()):
+        if first == path:
+            _opened[key] = (first, time.monotonic())
 
-    data, image_arguments, _ = image_layer_data(segment.mask, str(path))
-    kept = ("scale", "translate", "units", "axis_labels", "metadata")
-    arguments = {key: image_arguments[key] for key in kept}
-    colour = colour_map(segment.colour)
-    return data, arguments | {"name": segment.name, "opacity": 0.6, "colormap": colour}, "labels"
+
+def _warn(words: str) -> None:
+    from napari.utils.notifications import show_warning
+
+    show_warning(words)
 
 
 def _layer(path: Path) -> LayerTuple:

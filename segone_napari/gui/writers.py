@@ -45,15 +45,23 @@ def content_of(layers: Sequence[LayerData]) -> Content:
 
     segments: list[Segment] = []
     image = None
-    paths: dict[str, None] = {}
+    paths: dict[Path, None] = {}
     for data, attributes, kind in layers:
         if kind == "labels":
             segments += _segments(np.asarray(data), attributes)
         else:
             image = volume_from_attributes(data, attributes)
-        if path := attributes.get("metadata", {}).get("path"):
-            paths[str(path)] = None
-    return Content(tuple(segments), image=image, image_files=tuple(Path(path) for path in paths))
+        paths |= dict.fromkeys(_files_of_image(attributes.get("metadata", {})))
+    return Content(tuple(segments), image=image, image_files=tuple(paths))
+
+
+def _files_of_image(metadata: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Name the files of the image that a layer is, or was made on."""
+    from segone_napari.exports.dicom_series import files_of
+
+    if not metadata.get("path"):
+        return ()
+    return files_of(Path(metadata["path"]), metadata.get("series"), metadata.get("volume_index"))
 
 
 def _segments(data: np.ndarray[Any, Any], attributes: Mapping[str, Any]) -> list[Segment]:

@@ -257,3 +257,43 @@ def test_command_exports_what_segment_wrote(tmp_path: Path, capsys: Any) -> None
     assert len(words) == 2
     assert "already exists" in words[0]
     assert "left hippocampus, right amygdala" in words[1]
+
+
+@pytest.mark.parametrize("row", registry.FORMATS, ids=lambda row: row.name)
+@pytest.mark.parametrize("room", [0, 300])
+def test_no_exporter_leaves_anything_where_there_is_no_room(
+    tmp_path: Path, sent: Content, row: registry.Format, room: int
+) -> None:
+    """A limit on the size of a file stops every library in the middle of its work."""
+    resource = pytest.importorskip("resource", reason="only POSIX limits a file's size")
+    one = replace(sent.segments[0], probability=sent.segments[0].mask)
+    out = tmp_path / "out"
+    out.mkdir()
+    registry.write(replace(sent, segments=(one,)), target(tmp_path, row), name=row.name)
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(BadInput, match="can't be written") as raised:
+            registry.write(replace(sent, segments=(one,)), target(out, row), name=row.name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+    assert list(out.iterdir()) == []
+    assert "\n" not in str(raised.value)
+    assert staging.PREFIX not in str(raised.value)
+
+
+@pytest.mark.parametrize("row", registry.FORMATS, ids=lambda row: row.name)
+def test_every_exporter_says_that_its_target_is_read_only(
+    tmp_path: Path, sent: Content, row: registry.Format, monkeypatch: Any
+) -> None:
+    one = replace(sent.segments[0], probability=sent.segments[0].mask)
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def read_only(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(staging.tempfile, "mkdtemp", read_only)
+    with pytest.raises(BadInput, match="Read-only file system; choose another folder"):
+        registry.write(replace(sent, segments=(one,)), target(out, row), name=row.name)
+    assert list(out.iterdir()) == []
