@@ -284,7 +284,8 @@ def _read_folder(folder: Path) -> tuple[Sam2Config, dict[str, Tensor]]:
 
 
 def _trunk(document: dict[str, Any]) -> Trunk:
-    return Trunk(**{k: tuple(v) if isinstance(v, list) else v for k, v in document.items()})
+    sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
+    return Trunk(**sizes)
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:

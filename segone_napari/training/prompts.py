@@ -241,10 +241,12 @@ def rough_masks(masks: Tensor, generator: torch.Generator) -> Tensor:
     identity[:, :, 2] = 0.5 * reach * (draw(count, 2) - 0.5) * 2 * draw(count, 1)
     grid = F.affine_grid(identity, [count, 1, side, side], align_corners=False)
     moved = F.grid_sample(masks[:, None].float(), grid, align_corners=False)
-    soft = F.avg_pool2d(F.avg_pool2d(moved, 7, 1, 3), 5, 1, 2)
-    limit = 0.5 + 0.35 * (2 * draw(count, 1, 1, 1) - 1)
-    edge = 0.3 * _smooth_noise(count, side, 16, generator)[:, None]
-    rough = (soft > (limit + edge).clamp(0.05, 0.95)).float()
+    soft = F.avg_pool2d(F.avg_pool2d(moved, 5, 1, 2), 3, 1, 1)
+    limit = 0.5 + 0.25 * (2 * draw(count, 1, 1, 1) - 1)
+    edge = 0.2 * _smooth_noise(count, side, 16, generator)[:, None]
+    drawn = soft > (limit + edge).clamp(0.05, 0.95)
+    is_lost = ~drawn.flatten(1).any(1)[:, None, None, None]
+    rough = torch.where(is_lost, moved > 0.5, drawn).float()
     fine = F.avg_pool2d(rough, MASK_STRIDE)
     blocks = F.interpolate(F.avg_pool2d(rough, 4 * MASK_STRIDE), fine.shape[-2:], mode="nearest")
     return mask_logits(torch.where(draw(count, 1, 1, 1) < 1 / 3, blocks, fine))

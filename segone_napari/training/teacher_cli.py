@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segone_napari.training.cli import (
     add_run_arguments,
@@ -67,7 +67,9 @@ def _config(args: argparse.Namespace, start: Path | None) -> TeacherConfig:
         trunk=Trunk(**given(embed_dim=args.embed_dim)), **given(image_size=args.image_size)
     )
     # a checkpoint that is trained further has seen easy images already
-    easy = {} if start is None else {"start": start.name, "easy_until": 0.0, "varied_from": 0.0}
+    easy: dict[str, Any] = {}
+    if start is not None:
+        easy = {"start": start.name, "easy_until": 0.0, "varied_from": 0.0}
     return TeacherConfig(
         sam2=sizes,
         **easy,
