@@ -24,7 +24,7 @@ class Code:
 
     Attributes
     ----------
-    scheme : "SCT" (SNOMED CT), "DCM" (DICOM's own), or `PRIVATE_SCHEME`.
+    scheme : "SCT" (SNOMED CT), "DCM" (DICOM's own), "FMA", or `PRIVATE_SCHEME`.
     value : the code in that scheme.
     meaning : the concept's name in that scheme, at most 64 characters.
     """

@@ -9,7 +9,7 @@ from segone_napari.exports.terminology import PRIVATE_SCHEME, Code, coding_of
 VOCABULARY = Vocabulary.load()
 ALL_MEANINGS = {
     (scheme, code, meaning.lower().removesuffix(" (body structure)"))
-    for scheme in ("SCT", "DCM")
+    for scheme in ("SCT", "DCM", "FMA")
     for concept in concepts[scheme].values()
     for code, (meaning, _) in concept.items()
 }
@@ -32,7 +32,8 @@ def test_groups_are_coded_or_marked_as_private() -> None:
     for group in VOCABULARY.groups:
         code = coding_of(group.name).type
         assert len(code.meaning) <= 64
-        assert code.scheme in ("SCT", PRIVATE_SCHEME)
+        assert code.scheme in ("SCT", "FMA", PRIVATE_SCHEME)
+    assert coding_of("left cerebrum").type == Code("SCT", "11628009", "Telencephalon")
     assert coding_of("basal ganglia").type.scheme == PRIVATE_SCHEME
 
 
