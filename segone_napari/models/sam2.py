@@ -262,7 +262,11 @@ def load_sam2(source: str | Path | None = None) -> tuple[Any, Sam2Config]:
         path, (config, weights) = folder, _read_folder(folder)
     try:
         model = build_sam2(config)
-        model.load_state_dict(weights)
+        # transformers' models have no memory for videos, and nothing here uses it
+        has_memory = any(key.startswith("memory_attention.") for key in weights)
+        lacks = model.load_state_dict(weights, strict=has_memory).missing_keys
+        if missing := [key for key in lacks if is_for_images(key)]:
+            raise ValueError(f"{missing[0]} is missing")
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadCheckpoint(f"the SAM2 in {path} doesn't fit its config: {error}") from error
     return model.eval(), config
@@ -300,15 +304,75 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 def _read_meta(file: Path) -> tuple[Sam2Config, dict[str, Tensor]]:
     """Read Meta's weights and tell from them which of the models they belong to."""
     weights = _read_weights(file)
+    if "shared_image_embedding.positional_embedding" in weights:
+        weights = package_names(weights)
     start = "image_encoder.trunk."
     if f"{start}patch_embed.proj.weight" not in weights:
-        raise BadCheckpoint(f"{file} holds no SAM2 under the names of Meta's sam2 package")
+        raise BadCheckpoint(f"{file} holds no SAM2 under sam2's or transformers' names")
     numbers = {key.split(".")[3] for key in weights if key.startswith(f"{start}blocks.")}
     size = _SIZES.get((len(weights[f"{start}patch_embed.proj.weight"]), len(numbers)))
     if size is None:
         raise BadCheckpoint(f"{file} is of none of Meta's sizes; give a checkpoint folder")
     version = "sam2.1" if "no_obj_embed_spatial" in weights else "sam2"
+    if not any(key.startswith("memory_attention.") for key in weights):
+        version = "sam2.1"  # transformers' names: both versions look at images alike
     return meta_config(f"{version}_hiera_{size}"), weights
+
+
+_RENAMED = (
+    (r"^vision_encoder\.backbone\.", "image_encoder.trunk."),
+    (r"^vision_encoder\.neck\.convs\.(\d)\.", r"image_encoder.neck.convs.\1.conv."),
+    (r"^prompt_encoder\.shared_embedding\.positional_embedding$",
+     "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
+    (r"^prompt_encoder\.mask_embed\.conv1\.", "sam_prompt_encoder.mask_downscaling.0."),
+    (r"^prompt_encoder\.mask_embed\.layer_norm1\.", "sam_prompt_encoder.mask_downscaling.1."),
+    (r"^prompt_encoder\.mask_embed\.conv2\.", "sam_prompt_encoder.mask_downscaling.3."),
+    (r"^prompt_encoder\.mask_embed\.layer_norm2\.", "sam_prompt_encoder.mask_downscaling.4."),
+    (r"^prompt_encoder\.mask_embed\.conv3\.", "sam_prompt_encoder.mask_downscaling.6."),
+    (r"^prompt_encoder\.", "sam_prompt_encoder."),
+    (r"^mask_decoder\.upscale_conv1\.", "sam_mask_decoder.output_upscaling.0."),
+    (r"^mask_decoder\.upscale_layer_norm\.", "sam_mask_decoder.output_upscaling.1."),
+    (r"^mask_decoder\.upscale_conv2\.", "sam_mask_decoder.output_upscaling.3."),
+    (r"^mask_decoder\.", "sam_mask_decoder."),
+    (r"^no_memory_embedding$", "no_mem_embed"),
+    (r"(mlps\.\d|head)\.layers\.0\.", r"\1.layers.1."),
+    (r"(mlps\.\d|head)\.proj_in\.", r"\1.layers.0."),
+    (r"(mlps\.\d|head)\.proj_out\.", r"\1.layers.2."),
+    (r"\.mlp\.proj_in\.", ".mlp.layers.0."),
+    (r"\.mlp\.proj_out\.", ".mlp.layers.1."),
+    (r"\.patch_embed\.projection\.", ".patch_embed.proj."),
+    (r"\.o_proj\.", ".out_proj."),
+    (r"\.layer_norm_final_attn\.", ".norm_final_attn."),
+    (r"\.layer_norm(\d)\.", r".norm\1."),
+)  # fmt: skip
+"""Names of weights in transformers, and in sam2; applied in this order."""
+_POINTS = "sam_prompt_encoder.point_embed.weight"
+
+
+def package_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Bring weights under transformers' names to sam2's; only what looks at single images.
+
+    The memory for videos stays out: nothing here uses it.
+    """
+    out: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        for pattern, replacement in _RENAMED:
+            name = re.sub(pattern, replacement, name)
+        if name == _POINTS:
+            rows = {
+                f"sam_prompt_encoder.point_embeddings.{i}.weight": value[i : i + 1]
+                for i in range(len(value))
+            }
+            out |= rows
+        elif is_for_images(name):
+            out[name] = value
+    return out
+
+
+def is_for_images(name: str) -> bool:
+    """Whether a weight, by sam2's name, is used when a single image is looked at."""
+    parts = ("image_encoder.", "sam_prompt_encoder.", "sam_mask_decoder.")
+    return name == "no_mem_embed" or name.startswith(parts)
 
 
 def _download(name: str) -> Path:

@@ -29,6 +29,7 @@ from segone_napari.models.sam2 import (
     Sam2Config,
     answer,
     build_sam2,
+    is_for_images,
     load_sam2,
     look,
     save_sam2,
@@ -143,13 +144,8 @@ def _build(config: TeacherConfig, start: Path | None) -> Any:
         model.load_state_dict(before.state_dict())
     # the memory for videos and the score for hidden objects take no part in a single image
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = _is_used(name)
+        parameter.requires_grad = is_for_images(name) and "pred_obj_score_head" not in name
     return model.train()
-
-
-def _is_used(name: str) -> bool:
-    is_ours = name.startswith(("image_encoder.", "sam_prompt_encoder.", "sam_mask_decoder."))
-    return (is_ours or name == "no_mem_embed") and "pred_obj_score_head" not in name
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

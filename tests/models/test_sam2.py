@@ -116,6 +116,40 @@ def test_meta_s_weights_say_themselves_which_model_they_are(tmp_path):
     torch.testing.assert_close(loaded.state_dict()[key], weights[key], rtol=1e-3, atol=1e-3)
 
 
+def test_transformers_weights_answer_as_they_do_there(tmp_path, monkeypatch):
+    from transformers import Sam2Config as TheirConfig
+    from transformers import Sam2Model
+
+    torch.manual_seed(0)
+    theirs = Sam2Model(
+        TheirConfig(
+            vision_config={
+                "backbone_config": {"model_type": "sam2_hiera_det_model", "image_size": [256, 256]},
+                "backbone_feature_sizes": [[64, 64], [32, 32], [16, 16]],
+            },
+            prompt_encoder_config={"image_size": 256},
+        )
+    ).eval()
+    theirs.save_pretrained(tmp_path)
+    file = str(tmp_path / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: file)
+    small = Sam2Config("sam2.1_hiera_t", 256, None, None, None)
+    monkeypatch.setattr(sam2, "meta_config", lambda _: small)
+    ours, _ = load_sam2("facebook/sam2.1-hiera-tiny")
+    image = torch.rand(1, 1, 256, 256)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    points, says = torch.tensor([[[90.0, 50.0], [200.0, 120.0]]]), torch.tensor([[1, 0]])
+    nothing = Prompts(points, says, torch.zeros(1, 1, 64, 64), torch.tensor([False]))
+    with torch.no_grad():
+        logits, quality = answer(ours, look(ours, image), nothing)
+        other = theirs(
+            pixel_values=(image - mean) / std, input_points=points[:, None],
+            input_labels=says[:, None], multimask_output=True,
+        )  # fmt: skip
+    torch.testing.assert_close(logits[:, 1:], other.pred_masks[:, 0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(quality[:, 1:], other.iou_scores[:, 0], rtol=1e-3, atol=1e-3)
+
+
 def test_a_name_on_the_hub_that_can_not_be_had_is_said(monkeypatch):
     def offline(*_: object) -> str:
         raise OSError("no network")
