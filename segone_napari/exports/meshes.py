@@ -175,6 +175,7 @@ def write_vtk(content: Content, path: Path) -> None:
     numbers = [n for n, one in enumerate(content.segments, start=1) if one.inside.any()]
     meshes = [mesh for _, mesh in _meshes(content)]
     whole = trimesh.util.concatenate(meshes)
+    assert isinstance(whole, trimesh.Trimesh)
     labels = np.repeat(numbers, [len(mesh.faces) for mesh in meshes])
     points, faces = whole.vertices, whole.faces
     with path.open("wb") as stream:

@@ -50,7 +50,8 @@ def layer_data(segment: Segment, path: Path, images: Iterable[Image]) -> tuple[A
         mask = np.ascontiguousarray(values.layout.to_layer(placed.mask.data))
         layer = layers.labels_layer(image, segment.name, segment.colour, mask)
         layer.metadata[FACTS] = facts  # the path is the image's, for a DICOM segmentation
-        return layer.as_layer_data_tuple()
+        made: tuple[Any, ...] = layer.as_layer_data_tuple()
+        return made
     data, arguments, _ = layers.image_layer_data(segment.mask, str(path))
     kept = ("scale", "translate", "units", "axis_labels", "metadata")
     arguments = {key: arguments[key] for key in kept}
