@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from segone_napari.data.resample import through_plane_axis, to_native, to_working, working_grid
@@ -285,7 +286,7 @@ class SlicedSystem:
             masks.append(self._classes.logits(features).argmax(1))  # (B, H, W)
         classes = torch.cat(masks)
         is_brain, is_cerebrum = (
-            to_volume(torch.isin(classes, which).float(), layout) > 0.5
+            _largest_piece(to_volume(torch.isin(classes, which).float(), layout) > 0.5)
             for which in (self._brain, self._cerebrum)
         )
         return _centred_on(head, is_brain, is_cerebrum, layout.box)
@@ -467,6 +468,15 @@ def is_cut_in_width(head: Head) -> bool:
         last = lines.stop - (margin[axis] if lines.stop < size else 0)
         extent_mm.append((last - first) * head.spacing[axis])
     return extent_mm[0] < NARROWEST_BRAIN * extent_mm[1]
+
+
+def _largest_piece(mask: Tensor) -> Tensor:
+    """Keep the largest connected piece of a mask (x, y, z): the others may lie in the neck."""
+    pieces, count = ndimage.label(mask.cpu().numpy())
+    if count < 2:
+        return mask
+    largest = np.bincount(pieces.ravel())[1:].argmax() + 1
+    return torch.from_numpy(pieces == largest).to(mask.device)
 
 
 def _indices(flags: list[bool], device: torch.device) -> Tensor:
