@@ -96,9 +96,9 @@ def test_opened_segmentation_becomes_rows_to_go_on_correcting(
     viewer, widget = open_widget(sent.image)
     qtbot.waitUntil(lambda: widget._work is not None, timeout=WAIT_MS)
     work = widget._work
+    viewer.layers.events.inserted.connect(lambda _: incoming.take_in(widget._viewer, work))
     opened = viewer.open(tmp_path / KINDS[kind], plugin="segone-napari")
-    incoming.take_in(viewer, work)
-    incoming.take_in(viewer, work)  # a second call finds nothing left
+    incoming.take_in(viewer, work)  # finds nothing left
     qtbot.waitUntil(lambda: len(work.rows) == 2, timeout=WAIT_MS)
     qtbot.waitUntil(lambda: all(work.layer_of(row.id) for row in work.rows), timeout=WAIT_MS)
     assert [row.name for row in work.rows] == [one.name for one in sent.segments]
