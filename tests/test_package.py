@@ -63,7 +63,7 @@ def test_help_names_every_command() -> None:
         check=False,
     )
     assert run.returncode == 0
-    for command in ("segment", "view", "demo", "vocabulary", "train", "doctor"):
+    for command in ("segment", "view", "demo", "vocabulary", "train", "train-teacher", "doctor"):
         assert command in run.stdout
 
 
