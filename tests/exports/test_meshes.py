@@ -132,6 +132,28 @@ def test_vtk_reads_its_own_format(tmp_path: Path, kind: str) -> None:
     assert points[:, 0].max() < 0
 
 
+def test_vtk_finds_the_objects_of_a_glb_scene(tmp_path: Path) -> None:
+    geometry = pytest.importorskip("vtkmodules.vtkIOGeometry", reason="vtk is not installed")
+    support = pytest.importorskip("vtkmodules.util.numpy_support")
+    sent = content()
+    registry.write(sent, tmp_path / "scene.glb")
+    reader = geometry.vtkGLTFReader()
+    reader.SetFileName(str(tmp_path / "scene.glb"))
+    reader.Update()
+    parts, walk = [], reader.GetOutput().NewIterator()
+    while not walk.IsDoneWithTraversal():
+        parts.append(walk.GetCurrentDataObject())
+        walk.GoToNextItem()
+    assert len(parts) == 3  # the fourth is empty
+    for part, one in zip(parts, sent.segments[:3], strict=True):
+        points = support.vtk_to_numpy(part.GetPoints().GetData())
+        triangles = support.vtk_to_numpy(part.GetPolys().GetConnectivityArray()).reshape(-1, 3)
+        volume = volume_mm3(points, triangles)
+        assert volume == pytest.approx(1000 * one.volume_ml, rel=0.02)
+        voxels = nib.affines.apply_affine(one.grid.affine, np.argwhere(one.mask.data))
+        np.testing.assert_allclose(points.mean(axis=0), voxels.mean(axis=0), atol=1.0)
+
+
 def test_several_structures_become_a_folder_of_stl_files(tmp_path: Path) -> None:
     sent = content()
     with pytest.raises(BadInput, match="holds one mesh"):
