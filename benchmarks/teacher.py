@@ -99,11 +99,11 @@ def _axial(image: Volume) -> int:
 
 
 def _choose(truth: Mask, axis: int, smallest: float, slices: int) -> list[int]:
-    """Return slices, evenly spread over those that show enough of a structure."""
+    """Return slices, evenly spread between the ends of those that show enough of a structure."""
     shown = np.flatnonzero(truth.sum(tuple({0, 1, 2} - {axis})) >= smallest)
     if not len(shown):
         return []
-    spread = np.linspace(0, len(shown) - 1, slices).round().astype(int)
+    spread = np.linspace(0, len(shown) - 1, slices + 2)[1:-1].round().astype(int)
     return [int(index) for index in shown[np.unique(spread)]]
 
 
