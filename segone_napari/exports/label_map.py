@@ -28,6 +28,8 @@ from segone_napari.runtime import BadInput
 TABLE_ENDING = ".tsv"
 MASKS_TABLE = "masks.tsv"
 _MOST_LABELS = 1000
+# Of more labels than this it is asked whether they lie in patches, as an image's values don't.
+_MANY_LABELS = 30
 # What programs call label maps and masks.
 _LABEL_NAME = re.compile(
     r"(^|[._+-])(dseg|seg|segmentation|masks?|labels?|label-?map|aseg|aparc|wmparc|lesions?)([._+-]|$)"
@@ -121,8 +123,7 @@ def is_label_map(path: Path) -> bool:
         labels = _as_labels(path, data)
     except BadInput:
         return False
-    both = (labels[1:] > 0) & (labels[:-1] > 0)
-    return bool(np.count_nonzero((labels[1:] == labels[:-1]) & both) >= 0.5 * both.sum())
+    return _is_in_patches(labels)
 
 
 def is_mask(data: NDArray[np.generic]) -> bool:
@@ -178,12 +179,19 @@ def _as_labels(path: Path, data: NDArray[np.generic]) -> NDArray[np.int64]:
             f"{path} is not a label map: it has values that are not whole numbers of 0 or more; "
             "name a mask or a label map"
         )
-    if np.unique(labels).size > _MOST_LABELS:
+    count = np.unique(labels).size
+    if count > _MOST_LABELS or (count > _MANY_LABELS and not _is_in_patches(labels)):
         raise BadInput(
-            f"{path} has more than {_MOST_LABELS} different values, so it looks like an image; "
+            f"{path} has {count} different values, so it looks like an image; "
             "name a mask or a label map"
         )
     return labels
+
+
+def _is_in_patches(labels: NDArray[np.int64]) -> bool:
+    """Whether most neighbours in (i, j, k) that are not 0 have the same value."""
+    both = (labels[1:] > 0) & (labels[:-1] > 0)
+    return bool(np.count_nonzero((labels[1:] == labels[:-1]) & both) >= 0.5 * both.sum())
 
 
 def _read_table(path: Path) -> list[Row]:

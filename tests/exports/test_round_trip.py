@@ -160,6 +160,7 @@ def test_label_map_without_a_table_and_single_mask_get_names(tmp_path: Path) -> 
     [
         ("missing.nii.gz", "no such file"),
         ("image.nii", "not whole numbers"),
+        ("whole.nii", "different values, so it looks like an image"),
         ("broken.seg.nrrd", "truncated or no NRRD"),
         ("plain.dcm", "not a segmentation"),
         ("empty", "no masks"),
@@ -170,6 +171,7 @@ def test_what_is_no_segmentation_is_refused_in_words(tmp_path: Path, name: str, 
     scan = content().image
     assert scan is not None
     nib.save(nib.Nifti1Image(scan.data, np.eye(4)), tmp_path / "image.nii")
+    nib.save(nib.Nifti1Image(scan.data.astype(np.int16), np.eye(4)), tmp_path / "whole.nii")
     (tmp_path / "broken.seg.nrrd").write_bytes(b"NRRD0005\ntype: uchar\n")
     save_series(tmp_path / "series", scan)[0].rename(tmp_path / "plain.dcm")
     (tmp_path / "empty").mkdir()
