@@ -45,8 +45,9 @@ def main() -> None:
     )
     for name, copy in copies:
         dice = [
-            2 * np.count_nonzero(a & b) / max(1, np.count_nonzero(a) + np.count_nonzero(b))
+            2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
             for a, b in zip(wanted, answers(session, copy, names, image), strict=True)
+            if a.any() or b.any()
         ]
         table.add_row(name, copy.grid.orientation, f"{np.mean(dice):.4f}", f"{min(dice):.4f}")
     Console().print(table)

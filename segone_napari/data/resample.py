@@ -161,32 +161,46 @@ def _is_along_world(affine: Affine) -> bool:
 
 
 def _parallel_grid(canonical: Grid, spacing_mm: float) -> Grid:
-    """Lay a grid along a canonical grid's own axes, centred on its field of view."""
+    """Lay a grid along a canonical grid's own axes that covers its field of view.
+
+    Along each axis the voxels lie at multiples of the spacing from the world's origin, so that two
+    files of one head are sampled at the same places.
+    """
+    directions = canonical.affine[:3, :3] / np.asarray(canonical.spacing)
     to_canonical = np.eye(4)
     shape = []
     for axis, (count, spacing) in enumerate(zip(canonical.shape, canonical.spacing, strict=True)):
-        step = 1.0
-        if abs(spacing - spacing_mm) > _SAME_SPACING * spacing_mm:
-            step = spacing_mm / spacing
-        shape.append(_count_to_cover(count / step))
-        to_canonical[axis, axis] = step
-        to_canonical[axis, 3] = (count - 1) / 2 - step * (shape[axis] - 1) / 2
+        if abs(spacing - spacing_mm) <= _SAME_SPACING * spacing_mm:
+            shape.append(count)
+            continue
+        first_mm = float(directions[:, axis] @ canonical.affine[:3, 3])
+        start_mm, number = _multiples(
+            first_mm - spacing / 2, first_mm + (count - 0.5) * spacing, spacing_mm
+        )
+        shape.append(number)
+        to_canonical[axis, axis] = spacing_mm / spacing
+        to_canonical[axis, 3] = (start_mm - first_mm) / spacing
     return Grid((shape[0], shape[1], shape[2]), canonical.affine @ to_canonical)
 
 
 def _world_grid(grid: Grid, spacing_mm: float) -> Grid:
-    """Lay a grid along the world's axes that covers and is centred on the field of view."""
+    """Lay a grid along the world's axes, at multiples of the spacing, over the field of view."""
     corners = _corners(grid.affine, grid.shape)
     low, high = corners.min(axis=0), corners.max(axis=0)
-    i, j, k = (_count_to_cover(extent / spacing_mm) for extent in high - low)
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
-    affine[:3, 3] = (low + high) / 2 - spacing_mm * (np.array([i, j, k]) - 1) / 2
-    return Grid((i, j, k), affine)
+    shape = []
+    for axis in range(3):
+        affine[axis, 3], number = _multiples(float(low[axis]), float(high[axis]), spacing_mm)
+        shape.append(number)
+    return Grid((shape[0], shape[1], shape[2]), affine)
 
 
-def _count_to_cover(voxels: float) -> int:
+def _multiples(low: float, high: float, step: float) -> tuple[float, int]:
+    """First multiple of a step, and how many, so that voxels of that size cover low to high."""
     # Without the tolerance, rounding in the affine could add a voxel to one storage order only.
-    return max(1, math.ceil(voxels - 1e-2))
+    first = math.floor(low / step + 0.5 + 1e-2)
+    last = math.ceil(high / step - 0.5 - 1e-2)
+    return first * step, max(1, last - first + 1)
 
 
 def _corners(affine: Affine, shape: tuple[int, ...]) -> NDArray[np.float64]:
