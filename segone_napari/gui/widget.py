@@ -34,7 +34,7 @@ from qtpy.QtWidgets import (
 
 from segone_napari.config import PRESETS, SegmentOptions, help_of
 from segone_napari.data.vocabulary import Vocabulary
-from segone_napari.gui import cases, layers, style
+from segone_napari.gui import cases, incoming, layers, style
 from segone_napari.gui.cheatsheet import CheatSheet
 from segone_napari.gui.doubt import Doubt, doubt_of
 from segone_napari.gui.exporting import ExportWindow
@@ -259,15 +259,15 @@ class SegOneWidget(QWidget):
         column.setContentsMargins(10, 6, 10, 6)
         column.setSpacing(5)
         column.addLayout(top)
-        for widget in (self._header, self._sides, self._warning, self._offer):
-            column.addWidget(widget)
+        for part in (self._header, self._sides, self._warning, self._offer):
+            column.addWidget(part)
         column.addLayout(line)
         column.addLayout(work)
         column.addWidget(self._status)
         column.addWidget(area, 1)
-        for part in (self._fix, self._review_panel):
+        for panel in (self._fix, self._review_panel):
             column.addWidget(_line())
-            column.addWidget(part)
+            column.addWidget(panel)
         column.addWidget(_line())
         column.addWidget(self._not_saved)
         column.addLayout(bottom)
@@ -353,6 +353,7 @@ class SegOneWidget(QWidget):
     def _on_inserted(self, event: Any) -> None:
         self._listen_to(event.value)
         self._refresh_images()
+        incoming.take_in(self._viewer, self._work)
 
     def _listen_to(self, layer: Any) -> None:
         if isinstance(layer, Image):
@@ -524,9 +525,10 @@ class SegOneWidget(QWidget):
             return
         if found.history is None:
             assert found.case is not None
-            self._offered[image.unique_id] = found.case
+            identity = image.unique_id
+            self._offered[identity] = found.case
             if image is self._image:
-                if self._held is not None and self._held[0] == image.unique_id:
+                if self._held is not None and self._held[0] == identity:
                     self._on_offer_answered(True)
                 else:
                     self._offer_to_go_on(found.case)
@@ -556,6 +558,7 @@ class SegOneWidget(QWidget):
             work.show_all(held[1])
         else:
             work.show_all(partial(self._tell_restored, work))
+        incoming.take_in(self._viewer, work)
 
     def _on_not_opened(self, image: Image, values: LayerImage, error: Exception) -> None:
         """Work in memory where even looking for earlier work failed."""
@@ -769,7 +772,7 @@ class SegOneWidget(QWidget):
             result.prompt,
             shown.name,
             result.side,
-            tuple(result.colour),
+            result.colour,
             "draft" if result.found else "not found",
             float(result.confidence),
             self._engine.checkpoint,
@@ -848,7 +851,7 @@ class SegOneWidget(QWidget):
                 row.name,
                 row.prompt,
                 row.state,
-                tuple(row.colour),
+                row.colour,
                 work.volume_ml(row.id),
                 row.confidence,
                 row.id,
