@@ -99,6 +99,7 @@ class SegOneWidget(QWidget):
         self._known: dict[Any, LayerImage] = {}
         self._works: dict[Any, ImageWork] = {}
         self._reviews: dict[Any, Review] = {}
+        self._opening: dict[Any, LayerImage] = {}  # whose work is being looked for or read
         self._offered: dict[Any, Case] = {}
         self._refused: dict[Any, list[Shown]] = {}
         self._kept: dict[Any, dict[int, Entry]] = {}
@@ -464,7 +465,7 @@ class SegOneWidget(QWidget):
         values = self._known.pop(unique_id, None)
         if values is not None:
             self._engine.forget(values)
-        for kept in (self._offered, self._refused, self._kept):
+        for kept in (self._opening, self._offered, self._refused, self._kept):
             kept.pop(unique_id, None)
         if (review := self._reviews.pop(unique_id, None)) is not None:
             review.close()
@@ -503,22 +504,34 @@ class SegOneWidget(QWidget):
     # The work on it ------------------------------------------------------------------------
 
     def _open_work(self, image: Image, values: LayerImage) -> None:
-        """Look for earlier work on the image and open it, or offer to."""
+        """Look for earlier work on the image and open it, or offer to; once, however often asked."""
         unique_id = image.unique_id
-        if unique_id in self._works:
+        if unique_id in self._works or unique_id in self._opening:
             return
         if unique_id in self._offered:
             self._offer_to_go_on(self._offered[unique_id])
             return
         path = image.metadata.get("path")
         go_on, self._is_reopening = self._is_reopening, False
-        self._keeper.run(
+        self._look_for_work(
+            image,
+            values,
             lambda: cases.find(self._folder, values, path, self._problem_told.emit, go_on=go_on),
+        )
+
+    def _look_for_work(
+        self, image: Image, values: LayerImage, look: Callable[[], cases.Found]
+    ) -> None:
+        self._opening[image.unique_id] = values
+        self._keeper.run(
+            look,
             partial(self._on_found, image, values),
             partial(self._on_not_opened, image, values),
         )
 
     def _on_found(self, image: Image, values: LayerImage, found: cases.Found) -> None:
+        if self._opening.get(image.unique_id) is values:
+            del self._opening[image.unique_id]
         if self._known.get(image.unique_id) is not values or image not in self._viewer.layers:
             if found.history is not None:
                 found.history.close()
@@ -563,6 +576,7 @@ class SegOneWidget(QWidget):
     def _on_not_opened(self, image: Image, values: LayerImage, error: Exception) -> None:
         """Work in memory where even looking for earlier work failed."""
         if isinstance(error, BadInput):
+            self._opening.pop(image.unique_id, None)
             return  # the image can't be used, which is told when it is asked about
         logging.getLogger(__name__).error("the work could not be opened", exc_info=error)
         found = cases.in_memory(ImageRef("", values.grid, values.name), f"{error}")
@@ -607,11 +621,7 @@ class SegOneWidget(QWidget):
         if case is None or values is None:
             return
         opened = cases.open_case if is_yes else cases.begin_anew
-        self._keeper.run(
-            lambda: opened(case, self._problem_told.emit),
-            partial(self._on_found, image, values),
-            partial(self._on_not_opened, image, values),
-        )
+        self._look_for_work(image, values, lambda: opened(case, self._problem_told.emit))
 
     def _reopen(self, reference: ImageRef) -> None:
         def show(volume: Any) -> None:

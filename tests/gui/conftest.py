@@ -152,8 +152,3 @@ def notifications() -> Any:
     notification_manager.notification_ready.connect(listen)
     yield told
     notification_manager.notification_ready.disconnect(listen)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Follow the tutorial first: after other windows of one process it has waited for ever."""
-    items.sort(key=lambda item: item.path.name != "test_tutorial.py")

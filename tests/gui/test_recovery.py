@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,22 @@ import pytest
 from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
 from segone_napari.data import formats
+from segone_napari.gui import cases
 from segone_napari.project import Project
 
 from .conftest import head
-from .hands import PATIENCE_MS, ask_and_wait, child, click, drag, row_texts, rows, undo
+from .hands import (
+    PATIENCE_MS,
+    ask,
+    ask_and_wait,
+    child,
+    click,
+    drag,
+    is_idle,
+    row_texts,
+    rows,
+    undo,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,3 +166,25 @@ def test_same_image_in_two_windows_is_saved_by_the_first_only(qtbot, open_widget
     assert [layer.name for layer in second.layers] == ["head.nii.gz", "right ball"]
     assert child(one, QLabel, "not_saved").isHidden()
     assert "open in another window" in child(other, QLabel, "not_saved").text()
+
+
+def test_asking_while_earlier_work_is_still_looked_for_shows_the_answer(
+    qtbot, open_widget, monkeypatch
+) -> None:
+    may_look, looks = threading.Event(), []
+
+    def slow_find(*values, **options):
+        looks.append(values)
+        may_look.wait(10)
+        return find(*values, **options)
+
+    find = cases.find
+    monkeypatch.setattr(cases, "find", slow_find)
+    viewer, widget = open_widget(head())
+    ask(qtbot, widget, "left ball")
+    qtbot.wait(200)
+    may_look.set()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=PATIENCE_MS)
+    assert "left ball" in row_texts(widget)[0]
+    assert np.count_nonzero(viewer.layers["left ball"].data.any(axis=(1, 2))) > 5
+    assert len(looks) == 1
