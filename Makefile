@@ -12,7 +12,7 @@ demo: setup
 	$(BIN)/segone demo $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -80,6 +80,7 @@ def small_vocabulary() -> Vocabulary:
 
 
 SYNTHETIC = SyntheticConfig(
+    tumour_share=0.0,
     planes=("axial", "axial", "coronal"),
     height=32,
     pixel_mm=1.0,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,10 @@ CEREBRUM = tuple(
 )
 """What the centre is measured on: unlike the brainstem, it ends at the same place in every scan."""
 
+MNI_CENTRE_MM = (0.0, -17.0, 14.0)
+MNI_CEREBRUM_MM = (140.0, 176.0, 124.0)
+"""Centre and size of the cerebrum in MNI space, in which lesion masks lie."""
+
 Point = tuple[float, float, float]
 
 PLANES: dict[str, tuple[int, int, int]] = {
@@ -51,6 +55,8 @@ PLANES: dict[str, tuple[int, int, int]] = {
 
 TUMOUR = "tumour"
 """The class of synthetic tumours."""
+LESIONS = "white matter lesions"
+"""The class of what lesion masks show."""
 
 OUTSIDE_BRAIN = 500
 """Values of a label map from here on lie outside the brain."""
@@ -122,9 +128,9 @@ class SyntheticConfig:
     central_share: float = 0.5
     """Share of slices drawn from around the centre, where the small structures are."""
     central_mm: float = 22.0
-    position_jitter_mm: float = 5.0
+    position_jitter_mm: float = 3.5
     """How far the centre may be off (standard deviation; 0.6 of it from left to right)."""
-    position_scaling: float = 0.06
+    position_scaling: float = 0.04
     """By how much of themselves the positions may be off."""
     lost_share: float = 0.1
     """Share of images whose centre is three times as far off, as that of a cropped head."""
@@ -141,6 +147,10 @@ class SyntheticConfig:
     """Share of images with a tumour, where the vocabulary has that class."""
     ghost_share: float = 0.1
     """Share of images with ghosts of motion."""
+    healed_share: float = 0.35
+    """Share of images whose white matter has no lesion, although the label map has some."""
+    lesion_share: float = 0.25
+    """Share of images with lesions from a mask, where there are masks."""
 
 
 class Slabs(NamedTuple):
@@ -169,6 +179,8 @@ class LabelMaps:
     mirrored : (T,) int64, the tissue on the other side.
     is_outside : (T,) bool, whether a tissue lies outside the brain (and its fluid).
     names : what each tissue is called in `_LOOKS`. Those of tumours come last; no map has them.
+    lesions : (L, X, Y, Z) uint8, masks of lesions on the grid of 1 mm of MNI space whose first
+        voxel is at `lesion_origin` (RAS mm); L may be 0.
     """
 
     tissues: Tensor
@@ -179,46 +191,45 @@ class LabelMaps:
     mirrored: Tensor
     is_outside: Tensor
     names: tuple[str, ...]
+    lesions: Tensor
+    lesion_origin: Point = (0.0, 0.0, 0.0)
 
     def to(self, device: torch.device) -> LabelMaps:
         """Return the same maps on a device."""
-        return LabelMaps(
-            self.tissues.to(device), self.centres.to(device), self.sizes.to(device),
-            self.extents.to(device),
-            self.classes.to(device), self.mirrored.to(device), self.is_outside.to(device),
-            self.names,
-        )  # fmt: skip
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
 
     def select(self, indices: list[int]) -> LabelMaps:
         """Return some of the maps."""
-        return LabelMaps(
-            self.tissues[indices], self.centres[indices], self.sizes[indices],
-            self.extents[indices],
-            self.classes, self.mirrored, self.is_outside, self.names,
-        )  # fmt: skip
+        own = ("tissues", "centres", "sizes", "extents")
+        return replace(self, **{name: getattr(self, name)[indices] for name in own})
 
 
 def load_label_maps(
-    folder: Path, vocabulary: Vocabulary, *, progress: Progress = no_progress
+    folder: Path,
+    vocabulary: Vocabulary,
+    lesions: Path | None = None,
+    *,
+    progress: Progress = no_progress,
 ) -> LabelMaps:
-    """Read every label map (.nii, .nii.gz, .mgz) of a folder.
+    """Read every label map (.nii, .nii.gz, .mgz) of a folder, and every lesion mask of another.
 
     Values are FreeSurfer's, as `Vocabulary.labels` names them, unless the folder holds a
     ``labels.json`` that maps each value to the name of a class. Values that neither names keep a
     tissue (a brightness) of their own and count as background. Maps of another voxel size are
-    brought to 1 mm.
+    brought to 1 mm. Lesion masks lie in MNI space.
 
     Raises
     ------
     BadInput
-        If the folder holds no label map, or one that is damaged, isn't 3-D or shows nothing that
+        If a folder holds no label map, or one that is damaged, isn't 3-D or shows nothing that
         the vocabulary knows.
     """
-    paths = sorted(p for p in folder.glob("*") if p.name.endswith((".nii", ".nii.gz", ".mgz")))
-    if not paths:
-        raise BadInput(
-            f"{folder} holds no label maps; give a folder of .nii, .nii.gz or .mgz files"
-        )
+    paths = _image_paths(folder)
     table, split = _value_tables(folder, vocabulary)
     maps = []
     for done, path in enumerate(paths):
@@ -237,6 +248,7 @@ def load_label_maps(
                 f"{path} shows no structure of the vocabulary; use FreeSurfer's values, or put a "
                 "labels.json (value to name) beside it"
             )
+    names += (LESIONS,) if lesions is not None and LESIONS not in names else ()
     names += tumours.TISSUES if has_tumours else ()
     is_outside, is_brain = (
         np.pad(flags, (0, len(names) - len(flags)), constant_values=False)
@@ -250,6 +262,7 @@ def load_label_maps(
         for t in tissues.numpy()
     ]
     index = {name: i for i, name in enumerate(vocabulary.class_names)}
+    masks, origin = _no_lesions() if lesions is None else _read_lesions(lesions)
     return LabelMaps(
         tissues=tissues,
         centres=torch.tensor([centre for centre, _ in boxes]),
@@ -261,7 +274,36 @@ def load_label_maps(
         mirrored=torch.tensor(_mirror_table(names, vocabulary)),
         is_outside=torch.from_numpy(is_outside),
         names=names,
+        lesions=masks,
+        lesion_origin=origin,
     )
+
+
+def _image_paths(folder: Path) -> list[Path]:
+    paths = sorted(p for p in folder.glob("*") if p.name.endswith((".nii", ".nii.gz", ".mgz")))
+    if not paths:
+        raise BadInput(
+            f"{folder} holds no label maps; give a folder of .nii, .nii.gz or .mgz files"
+        )
+    return paths
+
+
+def _no_lesions() -> tuple[Tensor, Point]:
+    return torch.zeros(0, 1, 1, 1, dtype=torch.uint8), (0.0, 0.0, 0.0)
+
+
+def _read_lesions(folder: Path) -> tuple[Tensor, Point]:
+    """Read lesion masks in MNI space, cut to what any of them shows, and where that begins."""
+    paths = _image_paths(folder)
+    masks = [_read_ras(path) > 0 for path in paths]
+    if len({mask.shape for mask in masks}) > 1:
+        raise BadInput(f"the masks in {folder} differ in shape; lesion masks lie in MNI space")
+    affine: Any = nib.as_closest_canonical(nib.load(paths[0])).affine
+    box = _extent(np.any(masks, axis=0))
+    x, y, z = (slice(first, last + 1) for first, last in box)
+    origin = nib.affines.apply_affine(affine, [first for first, _ in box])
+    shown = torch.from_numpy(np.stack([mask[x, y, z] for mask in masks]).astype(np.uint8))
+    return shown, (float(origin[0]), float(origin[1]), float(origin[2]))
 
 
 def _value_tables(folder: Path, vocabulary: Vocabulary) -> tuple[dict[int, str], dict[int, str]]:
@@ -396,13 +438,20 @@ def generate(
     middle = offsets.shape[1] // 2
     centred = _pixel_positions(maps, config, head, axes, offsets, draw)  # (B, K, H, W, 3)
     growths = _draw_tumours(maps, config, centred[:, middle], draw)
-    source = centred if growths is None else tumours.displaced(centred, growths)
+    ill = draw.nothing() if growths is None else (growths.radius > 0).nonzero()[:, 0]  # (B',)
+    source = centred
+    if growths is not None and len(ill):
+        growths = growths.select(ill)
+        source = centred.index_copy(0, ill, tumours.displaced(centred[ill], growths))
     points, shrinking = _deform(source, maps.centres[head], config, draw)  # (B, K, H, W, 3)
     # 2. The tissue at every point, and the class of the middle slice.
     tissue = _look_up(maps, head, points, draw)  # (B, K, H, W)
-    if growths is not None:
+    tissue = _draw_lesions(maps, config, head, points, centred, tissue, draw)
+    if growths is not None and len(ill):
         first = maps.names.index(tumours.TISSUES[0])
-        tissue = tumours.grow(tissue, _may_grow(maps)[tissue], centred, growths, first)
+        may_grow = _may_grow(maps)[tissue[ill]]
+        grown = tumours.grow(tissue[ill], may_grow, centred[ill], growths, first)
+        tissue = tissue.index_copy(0, ill, grown)
     tissue, is_stripped = _strip(maps, tissue, config, draw)
     labels = maps.classes[tissue[:, middle]]  # (B, H, W)
     # 3. What a scanner makes of it.
@@ -437,6 +486,9 @@ class _Draw:
 
     def integers(self, count: int, high: int) -> Tensor:
         return torch.randint(high, (count,), generator=self.generator, device=self.device)
+
+    def nothing(self) -> Tensor:
+        return torch.zeros(0, dtype=torch.long, device=self.device)
 
     def happens(self, share: float) -> bool:
         return bool(self.uniform(1) < share)
@@ -554,6 +606,47 @@ def _look_up(maps: LabelMaps, head: Tensor, points: Tensor, draw: _Draw) -> Tens
     return torch.where(mirror[:, None, None, None], maps.mirrored[tissue], tissue)
 
 
+def _draw_lesions(
+    maps: LabelMaps,
+    config: SyntheticConfig,
+    head: Tensor,
+    points: Tensor,
+    centred: Tensor,
+    tissue: Tensor,
+    draw: _Draw,
+) -> Tensor:
+    """Heal the lesions of some heads, and put those of a mask into others: (B, K, H, W).
+
+    Lesions are put where the white matter of the cerebrum is, at the place in the head where they
+    lie in MNI space. `points` are voxels of the label map, `centred` mm in the image.
+    """
+    if LESIONS not in maps.names:
+        return tissue
+    is_lesion = torch.tensor([name == LESIONS for name in maps.names], device=draw.device)
+    sides = ("left cerebral white matter", "right cerebral white matter")
+    left, right = (maps.names.index(side) if side in maps.names else 0 for side in sides)
+    chance = draw.uniform(len(head))[:, None, None, None]  # (B, 1, 1, 1)
+    white = torch.where(centred[..., 0] < 0, left, right)
+    tissue = torch.where((chance < config.healed_share) & is_lesion[tissue], white, tissue)
+    if not len(maps.lesions):
+        return tissue
+    # where a point of this head lies in MNI space, relative to the masks' first voxel
+    standard = torch.tensor(MNI_CEREBRUM_MM, device=draw.device) / maps.sizes[head]  # (B, 3)
+    away = points - maps.centres[head][:, None, None, None]
+    flip = torch.where(draw.uniform(len(head), 1) < 0.5, -1.0, 1.0)
+    scale = standard * torch.cat([flip, torch.ones(len(head), 2, device=draw.device)], 1)
+    origin = torch.tensor(maps.lesion_origin, device=draw.device)
+    shift = torch.tensor(MNI_CENTRE_MM, device=draw.device) - origin
+    voxel = (away * scale[:, None, None, None] + shift).round().long()  # (B, K, H, W, 3)
+    shape = torch.tensor(maps.lesions.shape[1:], device=draw.device)
+    is_inside = ((voxel >= 0) & (voxel < shape)).all(-1)
+    i, j, k = voxel.clamp_min(0).minimum(shape - 1).unbind(-1)
+    mask = draw.integers(len(head), len(maps.lesions))[:, None, None, None]
+    is_hit = (maps.lesions[mask, i, j, k] > 0) & is_inside & (chance > 1 - config.lesion_share)
+    is_white = (tissue == left) | (tissue == right)
+    return torch.where(is_hit & is_white & (tissue > 0), maps.names.index(LESIONS), tissue)
+
+
 def _draw_tumours(
     maps: LabelMaps, config: SyntheticConfig, positions: Tensor, draw: _Draw
 ) -> tumours.Tumours | None:
@@ -617,7 +710,7 @@ def _scan(slices: Tensor, is_stripped: Tensor, config: SyntheticConfig, draw: _D
     """Blur, lower the resolution, add a bias field, gamma and noise, normalise: (B, S, H, W)."""
     count, _, height, width = slices.shape
     # squares of random numbers: most scans are clean, a few are anything but
-    sigma_mm = 0.1 + 2.1 * draw.uniform(count, 2) ** 2
+    sigma_mm = 0.5 + 1.8 * draw.uniform(count, 2) ** 2
     slices = _blur(slices, sigma_mm / config.pixel_mm)
     if draw.happens(0.25):
         factor = draw.uniform(2, low=1.0, high=6.0 / config.pixel_mm).tolist()

@@ -8,7 +8,7 @@ Dimension key: B batch, K planes sampled around a slice, H W pixels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -41,6 +41,10 @@ class Tumours:
     phases: Tensor
     heights: Tensor
     push: Tensor
+
+    def select(self, index: Tensor) -> Tumours:
+        """Return those of some samples; index (B',)."""
+        return Tumours(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
 
 def draw_tumours(

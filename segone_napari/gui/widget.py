@@ -504,7 +504,7 @@ class SegOneWidget(QWidget):
     # The work on it ------------------------------------------------------------------------
 
     def _open_work(self, image: Image, values: LayerImage) -> None:
-        """Look for earlier work on the image and open it, or offer to; once, however often asked."""
+        """Look for earlier work on the image and open it, or offer to; once at a time."""
         unique_id = image.unique_id
         if unique_id in self._works or unique_id in self._opening:
             return

@@ -79,34 +79,30 @@ class SegOneModel(nn.Module):
     def learn_names(
         self,
         phrases: Sequence[Sequence[str]],
-        priors: Sequence[float],
+        answers: Answers,
         generator: torch.Generator,
         steps: int = 300,
-        kept: Sequence[int] = (),
     ) -> float:
-        """Teach the tower which phrases mean the same, before it sees an image.
+        """Teach the tower what each structure is called; returns the last loss.
 
-        Every structure gets a random vector of its own and a bias that is the logarithm of how
-        common it is. The tower learns to answer each of the structure's phrases with them, so
-        that training on images starts with structures that are told apart, and from the class
-        priors. Structures whose indices are in `kept` are known already: their first phrase keeps
-        its answer, and the others learn it. Returns the last loss.
+        Parameters
+        ----------
+        phrases : of each of P structures, its canonical name and then all its names.
+        answers : what each structure is to be answered with. The canonical names end up answered
+            with exactly that (up to rounding), the other names nearly.
         """
-        count, features = len(phrases), self.network.config.features
-        targets = 0.5 * torch.randn(count, features, generator=generator)
-        targets = torch.cat([targets, torch.tensor(priors).log()[:, None]], dim=1)  # (C, D + 1)
-        targets = targets.to(self.to_answer.weight.device)
-        if kept:
-            with torch.no_grad():
-                known = self.answers([phrases[index][0] for index in kept])
-            targets[list(kept)] = torch.cat([known.vectors, known.biases[:, None]], dim=1)
+        count = len(phrases)
+        targets = torch.cat([answers.vectors, answers.biases[:, None]], 1).detach()  # (P, D + 1)
         parameters = [*self.tower.parameters(), *self.to_answer.parameters()]
+        was_frozen = [not parameter.requires_grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
         optimizer = torch.optim.AdamW(parameters, lr=2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+        with torch.no_grad():  # start from the right mean
+            read = self.to_answer(self.tower([names[0] for names in phrases]))
+            self.to_answer.bias.add_((targets - read).mean(0))
         loss = torch.zeros(())
-        if not kept:
-            with torch.no_grad():
-                self.to_answer.bias.copy_(targets.mean(0))
         for _ in range(steps):
             draws = torch.rand(count, 4, generator=generator)
             draws[:, 0] = 0.0  # one of four is always the first
@@ -115,13 +111,34 @@ class SegOneModel(nn.Module):
                 for names, row in zip(phrases, draws.tolist(), strict=True)
                 for d in row
             ]
-            read = self.to_answer(self.tower(chosen)).unflatten(0, (count, 4))  # (C, 4, D + 1)
+            read = self.to_answer(self.tower(chosen)).unflatten(0, (count, 4))  # (P, 4, D + 1)
             loss = (read - targets[:, None]).square().mean()
             loss.backward()
             optimizer.step()
-            optimizer.zero_grad()  # afterwards: training must not start with gradients of names
+            optimizer.zero_grad()
             schedule.step()
+        for parameter, is_frozen in zip(parameters, was_frozen, strict=True):
+            parameter.requires_grad_(not is_frozen)
+        self._answer_exactly([names[0] for names in phrases], targets)
         return float(loss.detach())
+
+    @torch.no_grad()
+    def _answer_exactly(self, names: Sequence[str], targets: Tensor) -> None:
+        """Change the last layer as little as is needed for P names to get their targets."""
+        read = self.tower(names).double()  # (P, T)
+        known = torch.cat([read, torch.ones_like(read[:, :1])], 1)  # (P, T + 1)
+        missing = targets.double() - self.to_answer(self.tower(names)).double()  # (P, D + 1)
+        # a little slack: names whose embeddings are nearly equal must not need huge weights
+        gram = known @ known.mT + 1e-4 * torch.eye(len(names), device=known.device)
+        change = (known.mT @ torch.linalg.solve(gram, missing)).to(targets.dtype)  # (T + 1, D + 1)
+        self.to_answer.weight.add_(change[:-1].mT)
+        self.to_answer.bias.add_(change[-1])
+
+
+def untaught_answers(priors: Sequence[float], features: int, generator: torch.Generator) -> Answers:
+    """Where structures start from: a random vector each, a bias that says how common it is."""
+    vectors = 0.5 * torch.randn(len(priors), features, generator=generator)
+    return Answers(vectors, torch.tensor(priors).log())
 
 
 def prompt_logit(logits: Tensor, members: Tensor) -> Tensor:

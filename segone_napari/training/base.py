@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segone_napari.data.synthetic import LabelMaps, SyntheticConfig, generate
 from segone_napari.data.vocabulary import Vocabulary
+from segone_napari.models.answers import Answers
 from segone_napari.models.checkpoint import (
     Manifest,
     load_checkpoint,
@@ -25,7 +26,7 @@ from segone_napari.models.checkpoint import (
 )
 from segone_napari.models.network import NetworkConfig
 from segone_napari.models.schedule import NoiseSchedule
-from segone_napari.models.segone import SegOneModel
+from segone_napari.models.segone import SegOneModel, untaught_answers
 from segone_napari.models.text import TextConfig, TextTower
 from segone_napari.models.unet import UNetConfig, UNetModel
 from segone_napari.runtime import BadInput, has_fast_bfloat16
@@ -45,22 +46,20 @@ class TrainConfig:
     """Everything that decides what comes out of a training run, but for the machine."""
 
     system: str = "segone"
-    steps: int = 40_000
-    batch: int = 8
+    steps: int = 4_600
+    batch: int = 16
     learning_rate: float = 2e-3
     warmup_steps: int = 50
-    decay_share: float = 0.85
+    decay_share: float = 0.95
     """Share of the steps, at the end, over which the learning rate falls to zero."""
     weight_decay: float = 0.01
-    ema_steps: int = 500
+    ema_steps: int = 200
     """The weights that are saved are averaged over about the last so many steps."""
     diffusion_share: float = 0.125
     """Share of each batch that also learns to denoise the mask of one prompt."""
-    names_every: int = 4
-    """The text tower learns in one of so many steps: it learns slowly, and takes as long."""
-    easy_until: float = 0.1
+    easy_until: float = 0.05
     """Share of the steps, at the start, in which all images look like a T1."""
-    varied_from: float = 0.3
+    varied_from: float = 0.2
     """Share of the steps from which on images look as `synthetic` says; in between, more and more.
 
     All contrasts mixed from the start teach a network where structures usually lie, and then it
@@ -79,8 +78,8 @@ class TrainConfig:
 
 Model = SegOneModel | UNetModel
 
-TOWER_SHARE = 0.1
-"""The text tower's learning rate, as a share of the network's."""
+MUON_SHARE = 5.0
+"""Muon's learning rate, as a share of the configured one, which is AdamW's."""
 
 
 def build_model(config: TrainConfig, vocabulary: Vocabulary, start: Path | None = None) -> Model:
@@ -92,11 +91,8 @@ def build_model(config: TrainConfig, vocabulary: Vocabulary, start: Path | None 
         return UNetModel(config.unet, vocabulary.class_names)
     if config.system != "segone":
         raise BadInput(f"can't train the system {config.system!r}; use segone or unet")
-    phrases = _phrases(vocabulary)
-    tower = TextTower.create(config.text, itertools.chain(*phrases), config.seed)
-    model = SegOneModel(config.network, tower)
-    _learn_names(model, vocabulary, config, known=())
-    return model
+    tower = TextTower.create(config.text, itertools.chain(*_phrases(vocabulary)), config.seed)
+    return SegOneModel(config.network, tower)
 
 
 def _phrases(vocabulary: Vocabulary) -> list[tuple[str, ...]]:
@@ -104,14 +100,46 @@ def _phrases(vocabulary: Vocabulary) -> list[tuple[str, ...]]:
     return [(name, *vocabulary.phrases(name)) for name in vocabulary.class_names]
 
 
-def _learn_names(
-    model: SegOneModel, vocabulary: Vocabulary, config: TrainConfig, known: Sequence[str]
-) -> None:
-    generator = torch.Generator().manual_seed(config.seed)
-    names = vocabulary.class_names
-    priors = [vocabulary.prior(name) for name in names]
-    kept = [index for index, name in enumerate(names) if name in known]
-    model.learn_names(_phrases(vocabulary), priors, generator, kept=kept)
+class Anchored(nn.Module):
+    """SegOne while it learns from images: each class has an answer of its own.
+
+    Classes that share the text tower's last layer can hardly move apart, so images teach these
+    answers, and the tower is then taught to give them when it reads the classes' names.
+
+    Parameters
+    ----------
+    known : classes whose answer the tower knows already; the others start at random.
+    """
+
+    def __init__(
+        self, model: SegOneModel, vocabulary: Vocabulary, known: Sequence[str], seed: int
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.phrases = _phrases(vocabulary)
+        self.seed = seed
+        names = vocabulary.class_names
+        generator = torch.Generator().manual_seed(seed)
+        priors = [vocabulary.prior(name) for name in names]
+        vectors, biases = untaught_answers(priors, model.config.features, generator)
+        index = [place for place, name in enumerate(names) if name in known]
+        if index:
+            with torch.no_grad():
+                learnt = model.answers([names[place] for place in index])
+            vectors[index], biases[index] = learnt.vectors, learnt.biases
+        self.vectors, self.biases = nn.Parameter(vectors), nn.Parameter(biases)
+        model.tower.requires_grad_(False)
+        model.to_answer.requires_grad_(False)
+
+    @property
+    def answers(self) -> Answers:
+        """The answers of all classes."""
+        return Answers(self.vectors, self.biases)
+
+    def teach_names(self) -> float:
+        """Teach the tower the answers as they are now; returns the loss."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return self.model.learn_names(self.phrases, self.answers, generator)
 
 
 def _start_from(folder: Path, config: TrainConfig, vocabulary: Vocabulary) -> Model:
@@ -126,10 +154,8 @@ def _start_from(folder: Path, config: TrainConfig, vocabulary: Vocabulary) -> Mo
             raise ValueError(f"the network has other sizes: {model.config}")
     except ValueError as error:
         raise BadInput(f"can't start from {folder}: {error}") from error
-    if known.class_names != vocabulary.class_names:
-        if isinstance(model, UNetModel):
-            raise BadInput(f"the U-Net in {folder} has other classes, and can't learn new ones")
-        _learn_names(model, vocabulary, config, known.class_names)
+    if isinstance(model, UNetModel) and known.class_names != vocabulary.class_names:
+        raise BadInput(f"the U-Net in {folder} has other classes, and can't learn new ones")
     return model.train()
 
 
@@ -139,6 +165,7 @@ def train(
     config: TrainConfig,
     *,
     start: Path | None = None,
+    lesions: Path | None = None,
     command: str = "",
     minutes: float | None = None,
     save_every_s: float = 180.0,
@@ -148,13 +175,21 @@ def train(
 
     `run` keeps the state to go on from and ``checkpoint/``, the averaged weights so far. A call
     with a `run` that exists goes on from there. `start` is the checkpoint folder that
-    `config.start` names. `command` is noted in the checkpoint.
+    `config.start` names, `lesions` a folder of lesion masks in MNI space. `command` is noted in
+    the checkpoint.
     """
     vocabulary = Vocabulary.load()
-    maps, held_out = split_maps(label_maps, vocabulary, config.validation_maps)
+    maps, held_out = split_maps(label_maps, vocabulary, config.validation_maps, lesions)
     model = build_model(config, vocabulary, start)
+    known = () if start is None else load_checkpoint(start)[1].class_names
+    learner = (
+        Anchored(model, vocabulary, known, config.seed) if isinstance(model, SegOneModel) else model
+    )
 
     def save(state: RunState, folder: Path) -> None:
+        metrics = {"validation_dice_synthetic": state.dice}
+        if isinstance(learner, Anchored):
+            metrics["names_loss"] = learner.teach_names()
         training = {
             "command": command,
             "before": None if start is None else read_manifest(start).training,
@@ -162,17 +197,16 @@ def train(
             "seconds": round(state.seconds),
             "config": asdict(config),
         }
-        metrics = {"validation_dice_synthetic": state.dice}
         manifest = Manifest(config.system, config.start, training=training, metrics=metrics)
         save_checkpoint(model, vocabulary, manifest, folder)
 
     course = Course(
         config,
-        model,
-        _Step(model, vocabulary, config),
-        _parameter_groups(model, config.weight_decay),
+        learner,
+        _Step(learner, vocabulary, config),
+        _parameter_groups(learner, config.weight_decay),
         maps,
-        lambda device: _validate(model, held_out, vocabulary, config, device),
+        lambda device: _validate(learner, held_out, vocabulary, config, device),
         save,
     )
     return follow_course(course, run, minutes=minutes, save_every_s=save_every_s, report=report)
@@ -181,69 +215,68 @@ def train(
 class _Step(nn.Module):
     """One training step's loss, as a module, so that accelerate can spread it over GPUs."""
 
-    def __init__(self, model: Model, vocabulary: Vocabulary, config: TrainConfig) -> None:
+    def __init__(
+        self, learner: Anchored | UNetModel, vocabulary: Vocabulary, config: TrainConfig
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.learner = learner
         self.config = config
         self.schedule = NoiseSchedule()
         self.names = vocabulary.class_names
-        self.phrases = _phrases(vocabulary)
 
     def forward(self, inputs: Tensor, labels: Tensor, step: int) -> Tensor:
         generator = generator_for(self.config.seed, step, 1, labels.device)
-        if isinstance(self.model, UNetModel):
-            features = self.model.features(inputs)
-            return dense_loss(features, self.model.answers(self.names), labels)
-        with torch.set_grad_enabled(step % self.config.names_every == 0):
-            answers = self.model.answers(self._read_names(generator))
-        seen = self.model.network.encode(inputs)
-        features = self.model.network.dense_from(seen)
-        some, their_labels = self._some_pixels(features, labels, generator)
-        loss = dense_loss(some, answers, their_labels)
+        if isinstance(self.learner, UNetModel):
+            features, their_labels = self._some_pixels(
+                self.learner.features(inputs), labels, generator
+            )
+            return dense_loss(features, self.learner.answers(self.names), their_labels)
+        model, answers = self.learner.model, self.learner.answers
+        seen = model.network.encode(inputs)
+        features, their_labels = self._some_pixels(
+            model.network.dense_from(seen), labels, generator
+        )
+        loss = dense_loss(features, answers, their_labels)
         count = round(self.config.diffusion_share * len(labels))
         if count:
             index = torch.arange(count, device=labels.device)
             loss = loss + 0.5 * diffusion_loss(
-                self.model, self.schedule, seen.select(index), answers, labels[:count], generator
+                model, self.schedule, seen.select(index), answers, labels[:count], generator
             )
         return loss
 
     def _some_pixels(
         self, features: Tensor, labels: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Keep one of 2 x 2 pixels where they are fine: neighbours say nearly the same."""
-        every = max(1, self.config.network.stem // 2)
-        draws = torch.randint(every, (2,), generator=generator, device=labels.device).tolist()
-        rows, columns = (slice(first, None, every) for first in draws)
+        """Keep every second row, and of fine pixels fewer: neighbours say nearly the same."""
+        fine = max(1, self.config.network.stem // 2)
+        rows, columns = (
+            slice(
+                int(torch.randint(every, (), generator=generator, device=labels.device)),
+                None,
+                every,
+            )
+            for every in (2 * fine, fine)
+        )
         return features[:, :, rows, columns], labels[:, rows, columns]
-
-    def _read_names(self, generator: torch.Generator) -> list[str]:
-        """Call each class by its canonical name half of the time, else by any of its names."""
-        draws = torch.rand(len(self.names), 2, generator=generator, device=generator.device)
-        return [
-            phrases[0] if use < 0.5 else phrases[int(which * len(phrases))]
-            for phrases, (use, which) in zip(self.phrases, draws.tolist(), strict=True)
-        ]
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices, not vectors; the text tower, a transformer, learns at a tenth of the rate."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """Muon for the network's matrices, which decay; AdamW for vectors and the classes' answers."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        key = name.startswith("tower."), parameter.ndim > 1
-        groups.setdefault(key, []).append(parameter)
+        if parameter.requires_grad:
+            is_matrix = parameter.ndim > 1 and name != "vectors"
+            (matrices if is_matrix else others).append(parameter)
     return [
-        {
-            "params": parameters,
-            "weight_decay": weight_decay if is_matrix else 0.0,
-            "share": TOWER_SHARE if is_tower else 1.0,
-        }
-        for (is_tower, is_matrix), parameters in groups.items()
+        {"params": matrices, "weight_decay": weight_decay, "share": MUON_SHARE, "is_muon": True},
+        {"params": others, "weight_decay": 0.0, "share": 1.0},
     ]
 
 
 def _validate(
-    model: Model,
+    learner: Anchored | UNetModel,
     maps: LabelMaps,
     vocabulary: Vocabulary,
     config: TrainConfig,
@@ -254,10 +287,14 @@ def _validate(
         return None
     classes = len(vocabulary.class_names)
     hits, sizes = torch.zeros(classes), torch.zeros(classes)
-    answers = model.answers(vocabulary.class_names)
-    for batch in range(4):
+    model: Model
+    if isinstance(learner, Anchored):
+        model, answers = learner.model, learner.answers
+    else:
+        model, answers = learner, learner.answers(vocabulary.class_names)
+    for batch in range(8):
         generator = generator_for(0, batch, 2, torch.device("cpu"))
-        inputs, labels = generate(maps, config.synthetic, 16, generator)
+        inputs, labels = generate(maps, config.synthetic, 8, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
             features = model.features(inputs.to(device))
         predicted = answers.logits(features.float()).argmax(1).cpu()

@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train a checkpoint further: a folder, or the name of a bundled one",
     )
     parser.add_argument(
+        "--lesions",
+        type=Path,
+        metavar="DIR",
+        help="folder of masks of white matter lesions in MNI space, to put into the label maps",
+    )
+    parser.add_argument(
         "--text-in",
         choices=("latent", "skips", "both", "none"),
         help="where a prompt conditions the denoiser",
@@ -101,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
             args.run_folder,
             config,
             start=start,
+            lesions=args.lesions,
             command=command_line(),
             minutes=args.minutes,
             save_every_s=args.save_every,

@@ -32,6 +32,7 @@ from segone_napari.data.synthetic import (
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.models.checkpoint import replace_folder, restore_folder
 from segone_napari.runtime import BadInput, has_fast_bfloat16, keep_freed_memory
+from segone_napari.training.optimizer import MuonAdamW
 
 
 class RunConfig(Protocol):
@@ -80,7 +81,7 @@ class Course:
     model : what is saved, and averaged.
     loss : a module that holds the model: called with a batch's inputs, labels and the step's
         number, it returns the loss.
-    groups : parameter groups for AdamW; each has its "share" of the learning rate.
+    groups : parameter groups for `MuonAdamW`; each has its "share" of the learning rate.
     maps : label maps to train on.
     measure : called with the model in evaluation mode, with the averaged weights in it; returns
         the Dice on what is kept out, or None where nothing is.
@@ -108,7 +109,9 @@ class Report:
     seconds_left: float
 
 
-def split_maps(folder: Path, vocabulary: Vocabulary, kept_out: int) -> tuple[LabelMaps, LabelMaps]:
+def split_maps(
+    folder: Path, vocabulary: Vocabulary, kept_out: int, lesions: Path | None = None
+) -> tuple[LabelMaps, LabelMaps]:
     """Read label maps to train on, and those to measure on: the last ones by name.
 
     Raises
@@ -116,7 +119,7 @@ def split_maps(folder: Path, vocabulary: Vocabulary, kept_out: int) -> tuple[Lab
     BadInput
         If none would be left to train on, or a map can't be used.
     """
-    maps = load_label_maps(folder, vocabulary)
+    maps = load_label_maps(folder, vocabulary, lesions)
     split = len(maps.tissues) - kept_out
     if split < 1:
         raise BadInput(
@@ -146,7 +149,7 @@ def follow_course(
     )
     config, device = course.config, accelerator.device
     model = course.model.to(device)
-    optimizer = torch.optim.AdamW(course.groups, betas=(0.9, 0.98))
+    optimizer: torch.optim.Optimizer = MuonAdamW(course.groups)
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
     if accelerator.is_main_process:
         restore_folder(run / "state")
