@@ -366,7 +366,7 @@ def label_map(results: Sequence[Result]) -> Volume:
     for label, result in enumerate(results, start=1):
         if not result.found:
             continue
-        wins = result.is_inside & (result.probability > best[result.box])
+        wins = (result.probability > 0.5) & (result.probability > best[result.box])
         labels[result.box][wins] = label
         best[result.box][wins] = result.probability[wins]
     return Volume(labels, grid, "label map")

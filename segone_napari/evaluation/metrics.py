@@ -32,7 +32,7 @@ def dice_by_prompt(
             continue
         wanted = [vocabulary.class_names.index(name) for name in term.classes]
         if voxels[wanted].any():
-            mask = result.is_inside & result.found
+            mask = (result.probability > 0.5) & result.found
             overlap = np.count_nonzero(np.isin(classes[result.box][mask], wanted))
             dice[result.prompt] = float(
                 2.0 * overlap / (np.count_nonzero(mask) + voxels[wanted].sum())

@@ -40,7 +40,6 @@ class Result:
     colour : suggested display colour, three values 0 to 255.
     warnings : sentences a person must see ("the mask lies on the other side ...").
     suggestions : nearest known terms, when the prompt was not understood.
-    threshold : the mask is where the probability is above this.
     """
 
     prompt: str
@@ -56,23 +55,16 @@ class Result:
     colour: tuple[int, int, int] = (255, 85, 0)
     warnings: tuple[str, ...] = field(default=())
     suggestions: tuple[str, ...] = field(default=())
-    threshold: float = 0.5
-
-    @property
-    def is_inside(self) -> NDArray[np.bool_]:
-        """The mask inside `box`, whether it was found or not."""
-        inside: NDArray[np.bool_] = self.probability > np.float16(self.threshold)
-        return inside
 
     @property
     def mask(self) -> Volume:
-        """uint8 (i, j, k) on the input's grid: 1 where found and inside."""
-        return self._paint(self.is_inside if self.found else None, np.dtype(np.uint8))
+        """uint8 (i, j, k) on the input's grid: 1 where found and probability > 0.5."""
+        return self._paint(self.probability > 0.5 if self.found else None, np.dtype(np.uint8))
 
     @property
     def draft_mask(self) -> Volume:
         """Like `mask`, also for what was judged not to be there ("show anyway")."""
-        return self._paint(self.is_inside, np.dtype(np.uint8))
+        return self._paint(self.probability > 0.5, np.dtype(np.uint8))
 
     @property
     def probability_volume(self) -> Volume:
@@ -82,7 +74,7 @@ class Result:
     @property
     def volume_ml(self) -> float:
         """Volume of `mask` in millilitres."""
-        voxels = int(np.count_nonzero(self.is_inside)) if self.found else 0
+        voxels = int(np.count_nonzero(self.probability > 0.5)) if self.found else 0
         return voxels * self.grid.voxel_volume_ml
 
     def _paint(self, values: NDArray[Any] | None, dtype: np.dtype[Any]) -> Volume:

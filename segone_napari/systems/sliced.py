@@ -50,6 +50,8 @@ NARROWEST_BRAIN = 0.65
 """Least width of a whole brain as a share of its length; most have 0.7 to 0.85."""
 MARGIN_MM = 14.0
 """What is looked at around the brain."""
+LOCATE_STEP_MM = 6.0
+"""Distance of the slices that the brain is looked for on."""
 LEAST_VOXELS = 100
 """Less than this of a brain tells nothing about where it lies."""
 SLABS_AT_ONCE = 8
@@ -60,10 +62,6 @@ FAINT = 0.02
 SMALLEST_ML = 0.015
 LEAST_CONFIDENCE = 0.3
 """A structure smaller, or a mask less sure than this, counts as not found."""
-
-LEAST_THRESHOLD = 0.25
-"""No mask reaches to voxels that are less probable than this."""
-_BINS = 200
 
 _AROUND_BRAIN = ("background", "cerebrospinal fluid", "blood vessels")
 
@@ -272,28 +270,43 @@ class SlicedSystem:
             bright = bright_end(raw[image_box][::2, ::2, ::2].reshape(1, 1, 1, -1)).squeeze()
             guess = _first_centre(image_box, working.spacing)
             head = Head((raw / bright).clamp(0, 2), working.spacing, guess, image_box)
-            for _ in range(2):
+            main = preset_views("fast", through_plane_axis(image.grid), self.planes)[0].plane
+            every = tuple(dict.fromkeys((main, *self.planes)))
+            for planes in ((main,), every, every):
                 progress(0, PROGRESS_STEPS)
-                head = self._look_for_brain(head, image_box, through_plane_axis(image.grid))
+                before = head.centre, head.to_standard
+                head = self._look_for_brain(head, image_box, planes)
+                if (head.centre, head.to_standard) == before:
+                    break
             self._located[image] = working, head
         return self._located[image]
 
-    def _look_for_brain(self, head: Head, image_box: Box, through_plane: int | None) -> Head:
-        """Segment a few slices of the whole head; return it with the brain's centre and box."""
-        view = replace(preset_views("fast", through_plane, self.planes)[0], step_mm=6.0)
-        layout = slab_layout(
-            replace(head, box=image_box), view.plane, view.step_mm, self.model.stride
-        )
-        masks = []
-        for slabs in _batched(layout.indices):
-            features = self._features(head, layout, slabs)
-            masks.append(self._classes.logits(features).argmax(1))  # (B, H, W)
-        classes = torch.cat(masks)
-        is_brain, is_cerebrum = (
-            _largest_piece(to_volume(torch.isin(classes, which).float(), layout) > 0.5)
-            for which in (self._brain, self._cerebrum)
-        )
-        return _centred_on(head, is_brain, is_cerebrum, layout.box)
+    def _look_for_brain(self, head: Head, image_box: Box, planes: Sequence[str]) -> Head:
+        """Segment a few slices of the whole head; return it with the brain's centre and box.
+
+        What slices of one plane can't tell, where the cerebrum ends across them, those of another
+        show: the mean over the planes counts.
+        """
+        whole = replace(head, box=image_box)
+        shares = []  # of the brain and of the cerebrum, (x, y, z) in `image_box`
+        for plane in planes:
+            layout = slab_layout(whole, plane, LOCATE_STEP_MM, self.model.stride)
+            seen = []
+            for slabs in _batched(layout.indices):
+                features = self._features(head, layout, slabs)
+                classes = self._classes.logits(features).argmax(1)  # (B, H, W)
+                seen.append(
+                    torch.stack([torch.isin(classes, w) for w in (self._brain, self._cerebrum)])
+                )
+            masks = torch.cat(seen, 1).float()  # (2, N, H, W)
+            inside = tuple(
+                slice(b.start - of.start, b.stop - of.start)
+                for b, of in zip(image_box, layout.box, strict=True)
+            )
+            shares.append(torch.stack([to_volume(mask, layout)[inside] for mask in masks]))
+        mean = torch.stack(shares).mean(0)
+        is_brain, is_cerebrum = (_largest_piece(share > 0.5) for share in mean)
+        return _centred_on(head, is_brain, is_cerebrum, image_box)
 
     def _features(self, head: Head, layout: SlabLayout, indices: tuple[int, ...]) -> Tensor:
         slabs = cut_slabs(head, layout, indices, self.model.slices, NEIGHBOUR_MM)
@@ -333,8 +346,9 @@ class SlicedSystem:
         probability, origin = self._probability(encoded, term)
         working, native = encoded.working, encoded.grid
         box, values = to_native(probability, working, native, FAINT, origin=origin)
-        threshold, confidence = best_threshold(values)
-        volume_ml = int((values > np.float16(threshold)).sum()) * native.voxel_volume_ml
+        confidence = expected_dice(values)
+        mask = values > 0.5
+        volume_ml = int(mask.sum()) * native.voxel_volume_ml
         found = volume_ml >= SMALLEST_ML and confidence >= LEAST_CONFIDENCE
         return Result(
             prompt=prompt,
@@ -349,7 +363,6 @@ class SlicedSystem:
             uncertainty=entropy(values) if self.has_uncertainty else None,
             colour=term.colour,
             warnings=self._side_warnings(encoded, term, probability, origin) if found else (),
-            threshold=threshold,
         )
 
     def _probability(self, encoded: EncodedHead, term: Term) -> tuple[Tensor, tuple[int, int, int]]:
@@ -391,24 +404,12 @@ def _trained_on(manifest: Manifest, folder: Path) -> tuple[tuple[str, ...], floa
     return planes, pixel_mm
 
 
-def best_threshold(probability: NDArray[np.float16]) -> tuple[float, float]:
-    """Choose the threshold whose mask can expect the highest Dice, and return both.
-
-    What is expected is right if the probabilities are true. The best threshold is then half of
-    that Dice (Lipton et al., *Optimal thresholding of classifiers to maximize F1 measure*, 2014):
-    0.5 for a structure that is clear, lower for one that is thin or blurred, of which most would
-    be lost at 0.5.
-    """
-    bins = (probability * np.float16(_BINS)).astype(np.int16).ravel()
-    counts = np.bincount(bins, minlength=_BINS + 1)
-    edges = np.arange(_BINS + 1) / _BINS
-    sums = counts * edges
-    inside = counts[::-1].cumsum()[::-1]  # voxels from each bin up
-    overlap = sums[::-1].cumsum()[::-1]  # and how many of these are expected to be right
-    dice = 2 * overlap / np.maximum(inside + sums.sum(), 1e-9)
-    allowed = (edges >= LEAST_THRESHOLD) & (edges <= 0.5)
-    best = int(np.where(allowed, dice, -1.0).argmax())
-    return float(edges[best]), float(dice[best])
+def expected_dice(probability: NDArray[np.float16]) -> float:
+    """Dice that the mask (probability > 0.5) can expect if the probabilities are true."""
+    values = probability.astype(np.float32)
+    mask = values > 0.5
+    total = float(values.sum()) + int(mask.sum())
+    return 2 * float(values[mask].sum()) / total if mask.any() else float(values.max(initial=0.0))
 
 
 def entropy(probability: NDArray[np.float16]) -> NDArray[np.float16]:
