@@ -9,8 +9,10 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 from segone_napari import __version__
+from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.exports import registry
 from segone_napari.exports.content import Content
 from segone_napari.exports.reading import read_segments
@@ -50,6 +52,30 @@ def test_dciodvfy_has_no_complaint(
     assert "Segmentation" in checked.stderr
     assert "Error" not in checked.stderr + checked.stdout
     assert checked.returncode == 0
+
+
+def test_dciodvfy_takes_the_codes_of_every_structure_and_group(
+    tmp_path: Path, sent: Content
+) -> None:
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy is not installed (apt-get install dicom3tools)")
+    vocabulary = Vocabulary.load()
+    names = [one.name for one in (*vocabulary.structures, *vocabulary.groups)]
+    (first, *_) = sent.segments
+    everything = replace(sent, segments=tuple(replace(first, name=name) for name in names))
+    (out, _) = registry.write(everything, tmp_path / "out.dcm")
+    checked = subprocess.run(["dciodvfy", str(out)], capture_output=True, text=True, check=False)
+    assert "Error" not in checked.stderr + checked.stdout
+    made = {s.SegmentLabel: s for s in pydicom.dcmread(out).SegmentSequence}
+    assert set(made) == set(names)
+    schemes = {name: _schemes(segment) for name, segment in made.items()}
+    assert [name for name, found in schemes.items() if not found & {"SCT", "DCM", "FMA"}] == []
+
+
+def _schemes(segment: Dataset) -> set[str]:
+    """Whose codes say what a segment is and where."""
+    codes = [*segment.SegmentedPropertyTypeCodeSequence, *segment.get("AnatomicRegionSequence", [])]
+    return {code.CodingSchemeDesignator for code in codes}
 
 
 def test_segmentation_is_tied_to_its_series(tmp_path: Path, sent: Content) -> None:
