@@ -1,4 +1,4 @@
-"""The export window: which structures, in which formats, into which folder."""
+"""The export window: which structures, in which formats, under which name, into which folder."""
 
 from __future__ import annotations
 
@@ -73,6 +73,10 @@ class ExportWindow(QDialog):
         }
         title = "PNG picture of slices with the outlines"
         self._formats[PICTURE] = _check(f"export_{PICTURE}", title, PICTURE in usual)
+        self._name = QLineEdit(default_name(work))
+        self._name.setObjectName("export_name")
+        self._name.setAccessibleName("Name of the files")
+        self._name.setToolTip("What the files are called, as typed: leave the patient's name out")
         self._folder = QLineEdit(preferences.text("export_folder", str(_folder_of(work))))
         self._folder.setObjectName("export_folder")
         self._folder.setAccessibleName("Folder to export into")
@@ -100,6 +104,10 @@ class ExportWindow(QDialog):
             missing = "structure" if not rows else "format"
             self._words.setText(f"Nothing was written: choose at least one {missing}.")
             return
+        stem = _stem(self._name.text().strip())
+        if not stem:
+            self._words.setText("Nothing was written: give the files a name.")
+            return
         self._preferences.set_text("export_formats", " ".join(names))
         self._preferences.set_text("export_folder", str(folder))
         self._export.setEnabled(False)
@@ -107,7 +115,8 @@ class ExportWindow(QDialog):
         work, options, force = self._work, self._options, self._force.isChecked()
 
         def write() -> list[Path]:
-            return write_exports(content_of(work, rows, options), folder, names, force=force)
+            content = content_of(work, rows, options, stem)
+            return write_exports(content, folder, names, stem, force=force)
 
         self._keeper.run(write, self._on_written, self._on_failed)
 
@@ -133,6 +142,11 @@ class ExportWindow(QDialog):
         QDesktopServices.openUrl(QUrl.fromLocalFile(self._folder.text()))
 
     def _lay_out(self) -> None:
+        called = QHBoxLayout()
+        label = QLabel("&Name")
+        label.setBuddy(self._name)
+        called.addWidget(label)
+        called.addWidget(self._name, 1)
         where = QHBoxLayout()
         where.addWidget(self._folder, 1)
         where.addWidget(self._browse)
@@ -144,14 +158,29 @@ class ExportWindow(QDialog):
         column = QVBoxLayout(self)
         column.addWidget(_group("Structures", self._structures), 1)
         column.addWidget(_group("Formats", list(self._formats.values())))
+        column.addLayout(called)
         column.addLayout(where)
         column.addWidget(self._force)
         column.addWidget(self._words)
         column.addLayout(buttons)
-        self.resize(460, min(620, 320 + 26 * len(self._structures)))
+        self.resize(460, min(650, 350 + 26 * len(self._structures)))
 
 
-def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any]) -> Content:
+def default_name(work: ImageWork) -> str:
+    """Name exports after a file that a person named, and anything else by a neutral name.
+
+    Scanners, archives and other readers write patients' names into the names of DICOM files and of
+    layers.
+    """
+    path = work.reference.path
+    is_series = work.reference.series is not None
+    if not is_series and path is not None and path.is_file() and not formats.is_dicom(path):
+        return _stem(path.name) or "mri"
+    digits = work.reference.checksum.rpartition(":")[2][:6]  # tells the series of a study apart
+    return f"mri-{digits}" if digits else "mri"
+
+
+def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any], stem: str) -> Content:
     """Take rows as they are now: for a worker, since masks are copied and the image is loaded."""
     grid = work.values.grid
     segments = []
@@ -183,27 +212,25 @@ def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any]) ->
         system="segone",
         checkpoint=", ".join(checkpoints),
         options=options,
-        subject=_subject(_stem(work.values.name)),
+        subject=_subject(stem),
     )
 
 
 def write_exports(
-    content: Content, folder: Path, names: Sequence[str], *, force: bool = False
+    content: Content, folder: Path, names: Sequence[str], stem: str, *, force: bool = False
 ) -> list[Path]:
-    """Write a content in several formats, named after its image.
+    """Write a content in several formats; the name of each file begins with `stem`.
 
     Raises
     ------
     BadInput
         If a file exists and `force` is not set (then none is written), or one can't be written.
     """
-    assert content.image is not None
-    stem = _stem(content.image.name)
     targets = {name: folder / _file_name(stem, name) for name in names}
     there = [path.name for path in targets.values() if path.exists()]
     if there and not force:
         raise BadInput(
-            f"{', '.join(there)} exists in {folder}; tick 'Overwrite', or choose another folder"
+            f"{', '.join(there)} exists in {folder}; tick 'Overwrite', or choose another name"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -212,14 +239,14 @@ def write_exports(
     files: list[Path] = []
     for name, path in targets.items():
         if name == PICTURE:
-            write_picture(content, path)
+            write_picture(content, path, title=stem)
             files.append(path)
         else:
             files += registry.write(content, path, name=name, force=force)
     return files
 
 
-def write_picture(content: Content, path: Path) -> None:
+def write_picture(content: Content, path: Path, *, title: str) -> None:
     """Draw three slices of each plane with the outlines, and a legend.
 
     Raises
@@ -230,7 +257,7 @@ def write_picture(content: Content, path: Path) -> None:
     assert content.image is not None
     legend: Any = [_LegendLine(s.name, s.name, s.colour, s.volume_ml) for s in content.segments]
     labels = labels_of(content.segments)
-    picture = montage.draw(content.image, labels, legend, title=_stem(content.image.name))
+    picture = montage.draw(content.image, labels, legend, title=title)
     unfinished = path.with_name(f".{path.name}.part")
     try:
         picture.save(unfinished, format="PNG")
@@ -266,9 +293,10 @@ def _folder_of(work: ImageWork) -> Path:
 
 
 def _stem(name: str) -> str:
-    for ending in (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".dcm"):
+    """Turn a name into the beginning of a file's name; empty if nothing is left of it."""
+    for ending in (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".hdr", ".img"):
         name = name.removesuffix(ending)
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name) or "image"
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".")
 
 
 def _subject(stem: str) -> str:

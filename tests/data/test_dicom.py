@@ -563,6 +563,17 @@ def test_the_patients_name_is_taken_out_of_a_description(tmp_path: Path, patient
     assert series.name == "t1 sag"
 
 
+def test_numbers_and_the_institution_are_taken_out_of_a_description(tmp_path: Path) -> None:
+    def tell(data: Dataset, k: int) -> None:
+        data.PatientID, data.PatientBirthDate = "secret-7", "19500101"
+        data.AccessionNumber, data.InstitutionName = "ACC-99", "St. Elsewhere's (North)"
+
+    words = "t1 ACC-99_mprage SECRET-7 19500101 St. Elsewhere's (North) 3d"
+    made = scanner.images(scanner.head(), description=words, change=tell)
+    (series,) = open_study(scanner.save(made, tmp_path)).series
+    assert series.name == "t1 _mprage 3d"
+
+
 def test_nothing_of_the_patient_is_in_a_listing_or_a_message(tmp_path: Path) -> None:
     folder = study_folder(tmp_path / "cd")
     for n, data in enumerate(scanner.images(scanner.head(), description="MPRAGE JOHANNA_DOE")):

@@ -11,6 +11,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QLabel, QLineEdit, QPushButton, QToolButton, QWidget
 
 from segone_napari.data import formats
+from segone_napari.gui.widget import SegOneWidget
+from tests.exports.cases import save_series
+from tests.exports.test_privacy import SECRETS
 
 from .conftest import head
 from .hands import PATIENCE_MS, ask_and_wait, child, click, drag, rows
@@ -47,6 +50,7 @@ def test_chosen_rows_lie_exactly_on_the_image_in_every_format(qtbot, open_widget
     window = child(widget, QWidget, "export_window")
     folder = tmp_path / "out"
     child(window, QLineEdit, "export_folder").setText(str(folder))
+    child(window, QLineEdit, "export_name").setText("head")
     for name in ("masks", "seg-nrrd", "picture"):
         tick(window, f"export_{name}", True)
     assert export(qtbot, window).startswith("Wrote")
@@ -105,4 +109,53 @@ def test_folder_that_cannot_be_written_is_said_and_can_be_changed(
     assert "Nothing was written" in export(qtbot, window)
     child(window, QLineEdit, "export_folder").setText(str(tmp_path / "fine"))
     assert export(qtbot, window).startswith("Wrote")
+    window.close()
+
+
+def opened_window(qtbot, make_napari_viewer, segmenter, path) -> QWidget:
+    """Open a file in napari, ask for a structure, and open the export window."""
+    viewer = make_napari_viewer(show=True)
+    viewer.open(str(path), plugin="segone-napari")
+    widget = SegOneWidget(viewer, make_session=lambda preset, device: segmenter)
+    viewer.window.add_dock_widget(widget, name="SegOne", area="right")
+    ask_and_wait(qtbot, widget, "left ball")
+    click(qtbot, widget, QPushButton, "export")
+    window = child(widget, QWidget, "export_window")
+    child(window, QLineEdit, "export_folder").setText(str(path.parent.parent / "out"))
+    return window
+
+
+def test_exports_of_a_dicom_series_are_not_named_after_the_patient(
+    qtbot, make_napari_viewer, segmenter, tmp_path
+) -> None:
+    # A scanner names folders after people, and a technician typed a name into the description.
+    folder = tmp_path / "Doe_Jane" / "Doe_Jane_T1"
+    folder.parent.mkdir()
+    save_series(folder, head())
+    window = opened_window(qtbot, make_napari_viewer, segmenter, folder)
+    for name in ("masks", "seg-nrrd", "bids", "picture"):
+        tick(window, f"export_{name}", True)
+    assert export(qtbot, window).startswith("Wrote")
+    out = tmp_path / "out"
+    names = [str(path.relative_to(out)) for path in out.rglob("*")]
+    assert any(name.endswith("_dseg.nii.gz") for name in names)
+    assert any(name.endswith("_segone.png") for name in names)
+    for word in SECRETS:
+        assert [name for name in names if word.lower() in name.lower()] == [], word
+    window.close()
+
+
+def test_exports_of_a_file_bear_its_name_until_another_is_typed(
+    qtbot, make_napari_viewer, segmenter, tmp_path
+) -> None:
+    (tmp_path / "in").mkdir()
+    path = formats.write(head(), tmp_path / "in" / "volunteer 7.nii.gz")
+    window = opened_window(qtbot, make_napari_viewer, segmenter, path)
+    field = child(window, QLineEdit, "export_name")
+    assert field.text() == "volunteer_7"
+    field.setText("  ")
+    assert "give the files a name" in export(qtbot, window)
+    field.setText("../case/3")
+    assert export(qtbot, window).startswith("Wrote")
+    assert (tmp_path / "out" / "_case_3_segone.nii.gz").is_file()
     window.close()

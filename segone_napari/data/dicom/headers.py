@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,8 @@ from pydicom.uid import UID
 from segone_napari.data.dicom.signature import starts_as_dicom
 
 Numbers = tuple[float, ...]
+Values = Mapping[str, Any]
+"""Values of the header by their keywords; those that it doesn't have are not in it."""
 
 # Nothing that sorts slices comes after this group, but vendors' private headers of 100 kB do.
 _LAST_GROUP = 0x0028
@@ -40,6 +42,8 @@ _WANTED = (
     "TemporalPositionIdentifier", "SamplesPerPixel", "PhotometricInterpretation",
     "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "PixelRepresentation",
 )
+# What may stand in a description as it stands in its own place, and is not to be passed on.
+_PERSONAL = ("PatientID", "PatientBirthDate", "AccessionNumber", "InstitutionName")
 # fmt: on
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _MOSAIC_COUNT = Tag(0x0019, 0x100A)
@@ -145,22 +149,38 @@ def read_header(path: Path) -> Header | None:
             if not starts_as_dicom(stream):
                 return None
             stream.seek(0)
-            data = read_partial(stream, _is_past_geometry, force=True, specific_tags=_tags(_WANTED))
-            return _header(path, stream, data)
+            data = read_partial(
+                stream, _is_past_geometry, force=True, specific_tags=_tags(_WANTED + _PERSONAL)
+            )
+            return _header(path, stream, _values(data))
     except _UNREADABLE:
         return Header(path, problem="damaged file")
 
 
 def _is_past_geometry(tag: BaseTag, vr: str | None, length: int) -> bool:
-    return tag.group > _LAST_GROUP
+    return tag >> 16 > _LAST_GROUP
 
 
 @cache
 def _tags(keywords: tuple[str, ...]) -> list[BaseTag | int]:
-    return [Tag(keyword) for keyword in keywords]
+    # Plain numbers: pydicom compares them with every element's, and its own tags take long to.
+    return [int(Tag(keyword)) for keyword in keywords]
 
 
-def _header(path: Path, stream: BinaryIO, data: Dataset) -> Header:
+@cache
+def _keywords() -> dict[int, str]:
+    return {int(Tag(keyword)): keyword for keyword in _WANTED + _PERSONAL}
+
+
+def _values(data: Dataset) -> Values:
+    """Decode each element once: looking it up by its keyword takes pydicom as long as reading."""
+    tags = {int(tag): tag for tag in data.keys()}  # noqa: SIM118  (a data set gives elements)
+    values = {word: data[tags[n]].value for n, word in _keywords().items() if n in tags}
+    # A DICOMDIR says what it is in front of the data only.
+    return {"SOPClassUID": data.file_meta.get("MediaStorageSOPClassUID", ""), **values}
+
+
+def _header(path: Path, stream: BinaryIO, data: Values) -> Header:
     facts = _facts(path, data)
     problem = _why_no_image(data)
     if problem:
@@ -177,8 +197,9 @@ def _header(path: Path, stream: BinaryIO, data: Dataset) -> Header:
     )
 
 
-def _facts(path: Path, data: Dataset) -> dict[str, Any]:
+def _facts(path: Path, data: Values) -> dict[str, Any]:
     name = str(data.get("PatientName", ""))
+    personal = [str(data.get(key, "")) for key in _PERSONAL]
     description = str(data.get("SeriesDescription", "") or data.get("ProtocolName", "") or "")
     return {
         "path": path,
@@ -187,7 +208,7 @@ def _facts(path: Path, data: Dataset) -> dict[str, Any]:
         "series_uid": str(data.get("SeriesInstanceUID", "")),
         "instance_uid": str(data.get("SOPInstanceUID", "")),
         "series_number": _integer(data.get("SeriesNumber")),
-        "description": _without_name(description, name),
+        "description": _without_patient(description, name, personal),
         "modality": str(data.get("Modality", "")),
         "image_type": tuple(str(word) for word in listed(data.get("ImageType"))),
         "sequence": " ".join(str(word) for word in listed(data.get("ScanningSequence"))),
@@ -202,18 +223,30 @@ def _fingerprint(text: str) -> str:
     return hashlib.sha256(text.strip().encode("utf-8", "replace")).hexdigest()[:12]
 
 
-def _without_name(description: str, name: str) -> str:
-    """Return a description on one line, without words of the patient's name."""
-    plain = re.sub(r"[^\w\s.,;:+*/()\[\]-]", " ", description)
+def _without_patient(description: str, name: str, personal: Sequence[str]) -> str:
+    """Return a description on one line, without words of the patient's name and personal values.
+
+    Parameters
+    ----------
+    name : of the patient.
+    personal : what is left out as a whole, such as the accession number.
+    """
+    plain = _on_one_line(description)
     # Initials would take letters out of everything; in other scripts two signs are a name.
-    for word in re.findall(r"\w{3,}|[^\W\x00-\x7f]{2,}", name):
+    words = re.findall(r"\w{3,}|[^\W\x00-\x7f]{2,}", name)
+    values = [value for value in map(_on_one_line, personal) if len(value) > 2]
+    for word in sorted([*words, *values], key=len, reverse=True):
         plain = re.sub(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", "", plain, flags=re.IGNORECASE)
-    return " ".join(plain.split())[:64]
+    return _on_one_line(plain)[:64]
 
 
-def _why_no_image(data: Dataset) -> str:
+def _on_one_line(text: str) -> str:
+    return " ".join(re.sub(r"[^\w\s.,;:+*/()\[\]-]", " ", text).split())
+
+
+def _why_no_image(data: Values) -> str:
     """Name what the file is, if it isn't an image of one grey value a pixel."""
-    kind = _kind(data)
+    kind = _kind(str(data["SOPClassUID"]))
     if "Directory" in kind:
         return "directory"
     for word, name in _KINDS:
@@ -227,18 +260,14 @@ def _why_no_image(data: Dataset) -> str:
     return ""
 
 
-def _kind(data: Dataset) -> str:
-    """Return the standard's name of the kind of object."""
-    # A DICOMDIR says what it is in front of the data only.
-    meta = data.file_meta.get("MediaStorageSOPClassUID", "")
-    return UID(str(data.get("SOPClassUID", meta))).name
+@cache
+def _kind(uid: str) -> str:
+    """Return the standard's name of a kind of object."""
+    return UID(uid).name
 
 
-def _planes(path: Path, stream: BinaryIO, data: Dataset) -> tuple[Plane, ...]:
-    if (
-        _integer(data.get("NumberOfFrames"), 1) > 1
-        or "Enhanced" in UID(str(data.get("SOPClassUID", ""))).name
-    ):
+def _planes(path: Path, stream: BinaryIO, data: Values) -> tuple[Plane, ...]:
+    if _integer(data.get("NumberOfFrames"), 1) > 1 or "Enhanced" in _kind(str(data["SOPClassUID"])):
         stream.seek(0)
         groups = read_partial(stream, _is_past_groups, force=True, specific_tags=_tags(_GROUPS))
         return tuple(_frames(path, data, groups))
@@ -261,12 +290,12 @@ def _is_past_private(tag: BaseTag, vr: str | None, length: int) -> bool:
     return tag.group > 0x0029
 
 
-def _identity(data: Dataset) -> tuple[int, tuple[int, int]]:
-    return _integer(data.get("InstanceNumber")), (int(data.Rows), int(data.Columns))
+def _identity(data: Values) -> tuple[int, tuple[int, int]]:
+    return _integer(data.get("InstanceNumber")), (int(data["Rows"]), int(data["Columns"]))
 
 
 def _where(
-    position: Dataset, orientation: Dataset, measures: Dataset
+    position: Values | Dataset, orientation: Values | Dataset, measures: Values | Dataset
 ) -> tuple[Numbers, Numbers, Numbers] | None:
     """Return position, orientation and pixel spacing, None if one is missing or senseless."""
     found = (
@@ -281,7 +310,7 @@ def _where(
     return found if is_square and abs(np.linalg.norm(column) - 1) < 1e-2 else None
 
 
-def _marks(data: Dataset) -> tuple[tuple[int, float], str, tuple[float | None, ...]]:
+def _marks(data: Values) -> tuple[tuple[int, float], str, tuple[float | None, ...]]:
     """Return echo, component and times of a classic image."""
     words = [str(word) for word in listed(data.get("ImageType"))[2:]]
     component = " ".join([*words, str(data.get("ComplexImageComponent", ""))]).strip()
@@ -300,7 +329,7 @@ def _marks(data: Dataset) -> tuple[tuple[int, float], str, tuple[float | None, .
 # --- enhanced multi-frame -----------------------------------------------------------------------
 
 
-def _frames(path: Path, data: Dataset, groups: Dataset) -> Iterator[Plane]:
+def _frames(path: Path, data: Values, groups: Dataset) -> Iterator[Plane]:
     """Give the frames that say where they lie, each by its own functional groups or the shared."""
     shared = listed(groups.get("SharedFunctionalGroupsSequence"))
     common = shared[0] if shared else Dataset()
@@ -309,7 +338,7 @@ def _frames(path: Path, data: Dataset, groups: Dataset) -> Iterator[Plane]:
         orientation = group("PlaneOrientationSequence", own, common)
         where = _where(position, orientation, group("PixelMeasuresSequence", own, common))
         if where is not None:
-            size = int(data.Rows), int(data.Columns)
+            size = int(data["Rows"]), int(data["Columns"])
             yield Plane(path, index, index + 1, size, *where, *_frame_marks(own, common))
 
 
@@ -339,14 +368,14 @@ def group(name: str, own: Dataset, common: Dataset) -> Dataset:
 # --- Siemens mosaic -----------------------------------------------------------------------------
 
 
-def _tiles(path: Path, data: Dataset, private: Dataset) -> Iterator[Plane]:
+def _tiles(path: Path, data: Values, private: Dataset) -> Iterator[Plane]:
     """Give the slices that a mosaic shows side by side, as if each had been stored alone."""
     count, normal = _mosaic_facts(private)
     where = _where(data, data, data)
     if where is None or count < 1:
         return
     across = int(np.ceil(np.sqrt(count)))
-    rows, columns = int(data.Rows) // across, int(data.Columns) // across
+    rows, columns = int(data["Rows"]) // across, int(data["Columns"]) // across
     corner = _first_tile_position(data, where, across)
     gap = number(data.get("SpacingBetweenSlices")) or number(data.get("SliceThickness"))
     instance, _ = _identity(data)
@@ -378,7 +407,7 @@ def _mosaic_facts(private: Dataset) -> tuple[int, NDArray[np.float64]]:
 
 
 def _first_tile_position(
-    data: Dataset, where: tuple[Numbers, Numbers, Numbers], across: int
+    data: Values, where: tuple[Numbers, Numbers, Numbers], across: int
 ) -> NDArray[np.float64]:
     """Return where the first tile's first pixel lies.
 
@@ -386,8 +415,8 @@ def _first_tile_position(
     is the true slice's centre. The mosaic is `across` tiles wide and high.
     """
     position, orientation, (row_gap, column_gap) = (np.array(values) for values in where)
-    right = orientation[:3] * column_gap * int(data.Columns) * (1 - 1 / across) / 2
-    down = orientation[3:] * row_gap * int(data.Rows) * (1 - 1 / across) / 2
+    right = orientation[:3] * column_gap * int(data["Columns"]) * (1 - 1 / across) / 2
+    down = orientation[3:] * row_gap * int(data["Rows"]) * (1 - 1 / across) / 2
     corner: NDArray[np.float64] = position + right + down
     return corner
 
