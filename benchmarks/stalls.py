@@ -166,7 +166,7 @@ def _steps(
         return int(layer().data.shape[0] // 2)
 
     def export() -> None:
-        widget._open_export()
+        widget.open_export()
         window = _export_window(widget)
         window._folder.setText(str(folder / "export"))
         for box in window._formats.values():

@@ -182,6 +182,14 @@ class SegOneWidget(QWidget):
 
         self._keeper.run(prepare, lambda ready: self._on_answered(number, *ready))
 
+    def open_export(self) -> None:
+        """Open the window that writes the structures of the image at work, if there are any."""
+        if self._work is None or not self._work.rows:
+            self._status.setText("There is nothing to export yet; outline a structure first.")
+            return
+        options = {"preset": self._preset.currentData()}
+        self._open_window(ExportWindow(self._work, self._keeper, self._preferences, options, self))
+
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         """Cancel by Esc, which the prompt line doesn't use itself."""
         if event is not None and event.key() == Qt.Key.Key_Escape and self._is_working:
@@ -309,7 +317,7 @@ class SegOneWidget(QWidget):
         self._help.clicked.connect(self._show_cheat_sheet)
         self._review_panel.doubt_shown.connect(self._show_doubt)
         self._review_panel.next_doubtful.connect(self._next_doubtful)
-        self._export.clicked.connect(self._open_export)
+        self._export.clicked.connect(self.open_export)
         self._offer.answered.connect(self._on_offer_answered)
         self._saver.told.connect(self._on_saved)
         self._problem_told.connect(self._on_problem)
@@ -1008,13 +1016,6 @@ class SegOneWidget(QWidget):
 
     def _show_cheat_sheet(self) -> None:
         self._open_window(CheatSheet(self))
-
-    def _open_export(self) -> None:
-        if self._work is not None:
-            options = {"preset": self._preset.currentData()}
-            self._open_window(
-                ExportWindow(self._work, self._keeper, self._preferences, options, self)
-            )
 
     def _open_window(self, window: QWidget) -> None:
         for other in self.findChildren(type(window)):
