@@ -103,8 +103,8 @@ def _phrases(vocabulary: Vocabulary) -> list[tuple[str, ...]]:
 class Anchored(nn.Module):
     """SegOne while it learns from images: each class has an answer of its own.
 
-    Classes that share the text tower's last layer can hardly move apart, so images teach these
-    answers, and the tower is then taught to give them when it reads the classes' names.
+    Images teach these answers, so that a step needs no text tower, and the tower is then taught to
+    give them when it reads the classes' names.
 
     Parameters
     ----------
