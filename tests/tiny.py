@@ -149,6 +149,10 @@ def one_thread() -> Iterator[None]:
 
 def train(maps: Path, run: Path, config: TrainConfig, **options: Any) -> Path:
     """`base.train` with `small_vocabulary` on one thread."""
-    vocabulary = mock.patch.object(base, "Vocabulary", SimpleNamespace(load=small_vocabulary))
+
+    def load(path: Path | None = None) -> Vocabulary:
+        return small_vocabulary() if path is None else Vocabulary.load(path)
+
+    vocabulary = mock.patch.object(base, "Vocabulary", SimpleNamespace(load=load))
     with one_thread(), vocabulary:
         return base.train(maps, run, config, **options)

@@ -42,7 +42,7 @@ CEREBRUM = tuple(
 
 MNI_CENTRE_MM = (0.0, -17.0, 14.0)
 MNI_CEREBRUM_MM = (140.0, 176.0, 124.0)
-"""Centre and size of the cerebrum in MNI space, in which lesion masks lie."""
+"""About where the cerebrum lies in MNI space, in which lesion masks lie, and how large it is."""
 
 Point = tuple[float, float, float]
 
@@ -437,21 +437,19 @@ def generate(
     offsets, weights = _planes_around(config, count, draw)  # (B, K), (B, S, K)
     middle = offsets.shape[1] // 2
     centred = _pixel_positions(maps, config, head, axes, offsets, draw)  # (B, K, H, W, 3)
-    growths = _draw_tumours(maps, config, centred[:, middle], draw)
-    ill = draw.nothing() if growths is None else (growths.radius > 0).nonzero()[:, 0]  # (B',)
-    source = centred
-    if growths is not None and len(ill):
-        growths = growths.select(ill)
-        source = centred.index_copy(0, ill, tumours.displaced(centred[ill], growths))
+    source, ill = centred, _draw_tumours(maps, config, centred[:, middle], draw)
+    if ill is not None:
+        moved = tumours.displaced(centred[ill.samples], ill.tumours)
+        source = centred.index_copy(0, ill.samples, moved)
     points, shrinking = _deform(source, maps.centres[head], config, draw)  # (B, K, H, W, 3)
     # 2. The tissue at every point, and the class of the middle slice.
     tissue = _look_up(maps, head, points, draw)  # (B, K, H, W)
     tissue = _draw_lesions(maps, config, head, points, centred, tissue, draw)
-    if growths is not None and len(ill):
-        first = maps.names.index(tumours.TISSUES[0])
-        may_grow = _may_grow(maps)[tissue[ill]]
-        grown = tumours.grow(tissue[ill], may_grow, centred[ill], growths, first)
-        tissue = tissue.index_copy(0, ill, grown)
+    if ill is not None:
+        first, healthy = maps.names.index(tumours.TISSUES[0]), tissue[ill.samples]
+        may_grow = _may_grow(maps)[healthy]
+        grown = tumours.grow(healthy, may_grow, centred[ill.samples], ill.tumours, first)
+        tissue = tissue.index_copy(0, ill.samples, grown)
     tissue, is_stripped = _strip(maps, tissue, config, draw)
     labels = maps.classes[tissue[:, middle]]  # (B, H, W)
     # 3. What a scanner makes of it.
@@ -486,9 +484,6 @@ class _Draw:
 
     def integers(self, count: int, high: int) -> Tensor:
         return torch.randint(high, (count,), generator=self.generator, device=self.device)
-
-    def nothing(self) -> Tensor:
-        return torch.zeros(0, dtype=torch.long, device=self.device)
 
     def happens(self, share: float) -> bool:
         return bool(self.uniform(1) < share)
@@ -647,15 +642,27 @@ def _draw_lesions(
     return torch.where(is_hit & is_white & (tissue > 0), maps.names.index(LESIONS), tissue)
 
 
+class _Ill(NamedTuple):
+    """The samples that have a tumour, (B',), and their tumours."""
+
+    samples: Tensor
+    tumours: tumours.Tumours
+
+
 def _draw_tumours(
     maps: LabelMaps, config: SyntheticConfig, positions: Tensor, draw: _Draw
-) -> tumours.Tumours | None:
-    """Draw tumours for some samples, about where a cerebrum is; positions (B, H, W, 3) in mm."""
+) -> _Ill | None:
+    """Draw tumours for some samples, about where a cerebrum is; positions (B, H, W, 3) in mm.
+
+    Returns None where no sample gets one.
+    """
     if tumours.TISSUES[0] not in maps.names or config.tumour_share == 0:
         return None
     half_axes = torch.tensor([52.0, 68.0, 45.0], device=draw.device)
     is_cerebrum = (positions / half_axes).square().sum(-1) < 1  # (B, H, W)
-    return tumours.draw_tumours(is_cerebrum, positions, config.tumour_share, draw.generator)
+    drawn = tumours.draw_tumours(is_cerebrum, positions, config.tumour_share, draw.generator)
+    samples = (drawn.radius > 0).nonzero()[:, 0]
+    return _Ill(samples, drawn.select(samples)) if len(samples) else None
 
 
 def _may_grow(maps: LabelMaps) -> Tensor:

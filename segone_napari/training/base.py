@@ -181,7 +181,7 @@ def train(
     vocabulary = Vocabulary.load()
     maps, held_out = split_maps(label_maps, vocabulary, config.validation_maps, lesions)
     model = build_model(config, vocabulary, start)
-    known = () if start is None else load_checkpoint(start)[1].class_names
+    known = () if start is None else Vocabulary.load(start / "vocabulary.json").class_names
     learner = (
         Anchored(model, vocabulary, known, config.seed) if isinstance(model, SegOneModel) else model
     )

@@ -142,7 +142,10 @@ def progress_shown(steps: int) -> Iterator[Callable[[Report], None]]:
 
 def command_line() -> str:
     """What was typed, without the places of this machine: it is kept in the checkpoint."""
-    typed = [Path(part).name if Path(part).is_absolute() else part for part in sys.argv[1:]]
+    typed = [
+        Path(part).name if Path(part).is_absolute() or ".." in Path(part).parts else part
+        for part in sys.argv[1:]
+    ]
     return shlex.join(["segone", *typed])
 
 

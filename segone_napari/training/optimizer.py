@@ -1,8 +1,8 @@
-"""The optimizer of every training here: Muon for weights that mix channels, AdamW for the rest.
+"""The optimizer of every training here: Muon for the matrices of a network, AdamW for the rest.
 
-Muon makes the momentum of a weight matrix nearly orthogonal before it is applied, so that rare
-directions learn as fast as common ones. Small structures are such directions: `docs/model-card.md`
-says what that is worth here.
+Which parameters are which, the groups say; all are AdamW's unless a group asks for Muon. Muon makes
+the momentum of a weight matrix nearly orthogonal before it is applied, so that rare directions
+learn as fast as common ones.
 
 Sources: Jordan et al., *Muon: An optimizer for hidden layers in neural networks* (2024), for
 `orthogonal`; Loshchilov and Hutter, *Decoupled weight decay regularization*, ICLR 2019, for AdamW.
@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MOMENTUM = 0.95
+"""Muon's, of which it also looks ahead (Nesterov)."""
+
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 
@@ -28,7 +31,7 @@ class MuonAdamW(torch.optim.Optimizer):
     groups : parameter groups. Those with ``"is_muon": True`` hold weights of two dimensions or
         more (out, in, …); each tap of a convolution of kernel 3 counts as a matrix of its own.
         Each group says its own "lr" and "weight_decay".
-    betas : AdamW's; the first is Muon's momentum, too.
+    betas : AdamW's.
     """
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.98)):
@@ -69,9 +72,6 @@ class MuonAdamW(torch.optim.Optimizer):
         count = float(state["step"])
         size = (state["square"] / (1 - second**count)).sqrt_().add_(group["eps"])
         parameter.addcdiv_(state["mean"], size, value=-group["lr"] / (1 - first**count))
-
-
-MOMENTUM = 0.95
 
 
 def orthogonal_taps(weight: Tensor) -> Tensor:

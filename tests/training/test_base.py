@@ -21,6 +21,7 @@ from segone_napari.models.unet import UNetModel
 from segone_napari.runtime import BadInput
 from segone_napari.training import base
 from segone_napari.training.base import TrainConfig
+from segone_napari.training.cli import command_line
 from segone_napari.training.runs import Report, learning_rate_share, synthetic_at
 from tests import tiny
 from tests.tiny import TRAINING, write_label_maps
@@ -300,3 +301,9 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
     assert shares[800] == pytest.approx(0.5, abs=0.01)
     assert 0 < shares[-1] < 1e-4
     assert all(a >= b for a, b in pairwise(shares[50:]))
+
+
+def test_the_noted_command_names_no_places_of_this_machine(monkeypatch):
+    typed = ["segone", "train", "/data/maps", "--lesions", "../data/masks", "--run", "runs/mine"]
+    monkeypatch.setattr(sys, "argv", typed)
+    assert command_line() == "segone train maps --lesions masks --run runs/mine"
