@@ -17,17 +17,18 @@ ALL_MEANINGS = {
     for concept in concepts[scheme].values()
     for code, (meaning, _) in concept.items()
 }
-# Names and numbers as SNOMED CT has them, of concepts that DICOM's context groups leave out.
+# Concepts that DICOM's context groups leave out: names and numbers as SNOMED CT has them, and of the
+# lentiform nucleus and the striatum as Uberon refers to them (UBERON:0002263, UBERON:0002435).
 NOT_IN_DICOM = {
+    ("SCT", "279319002", "lentiform nucleus"),
+    ("FMA", "77618", "striatum"),
     ("SCT", "32610002", "basal ganglion structure"),
     ("SCT", "21031007", "infratentorial brain structure"),
     ("SCT", "222036002", "supratentorial brain structure"),
 }
 # No code system that DICOM names has a code for these groups.
 WITHOUT_STANDARD_CODE = {
-    "striatum",
     "dorsal striatum",
-    "lentiform nucleus",
     "deep grey matter",
     "amygdalohippocampal complex",
     "brain parenchyma",
@@ -97,7 +98,7 @@ def test_group_without_a_standard_code_lies_in_a_region_that_has_one() -> None:
         region = coding_of(name).region
         assert region is not None, name
         assert region.scheme == "SCT", name
-    region = coding_of("left lentiform nucleus").region
+    region = coding_of("left dorsal striatum").region
     assert region is not None
     assert region.meaning == "Corpus striatum"
 
