@@ -39,6 +39,13 @@ _MOST_COMPRESSION = 1032
 _HEADER_SLACK = 1 << 20
 # The file's affines are float32: what differs by less than this, in mm, is the same.
 _SAME_MM = 1e-2
+# An Analyze or NIfTI header begins with its size; other programs' .hdr files begin with words.
+_HEADER_SIZES = (348, 540)
+_OTHER_HEADERS = {
+    b"ENVI": "an ENVI header",
+    b"#?": "a picture (Radiance HDR)",
+    b"!INTERFILE": "an Interfile header",
+}
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
 _DAMAGED = (
     nib.spatialimages.HeaderDataError,
@@ -236,14 +243,10 @@ def _check_is_readable(file: Path) -> None:
             f"{file} is not an image that can be read; use a DICOM file or folder, or a file that "
             f"ends in {', '.join(READABLE)}"
         )
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(2)
-    except OSError as error:
-        raise BadInput(f"{file} can't be read ({error.strerror}); check its permissions") from error
+    start = _start_of(file)
     if not start:
         raise BadInput(f"{file} is empty (0 bytes); copy or download it again")
-    is_gzip = start == b"\x1f\x8b"
+    is_gzip = start.startswith(b"\x1f\x8b")
     if ending == ".nii" and is_gzip:
         raise BadInput(f"{file} is compressed although its name says otherwise; rename it .nii.gz")
     if ending in (".nii.gz", ".mgz") and not is_gzip:
@@ -251,6 +254,36 @@ def _check_is_readable(file: Path) -> None:
             f"{file} is not an image: it is not compressed as its name says; "
             "if it is an uncompressed image, take the .gz or z off its name, else export it again"
         )
+    if ending in (".hdr", ".img"):
+        _check_is_pair(file)
+
+
+def _start_of(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(16)
+    except OSError as error:
+        raise BadInput(f"{file} can't be read ({error.strerror}); check its permissions") from error
+
+
+def _check_is_pair(file: Path) -> None:
+    """Refuse the .hdr and .img files of other formats, and half a pair."""
+    halves = {}
+    for half in (".hdr", ".img"):
+        named = (file.with_suffix(half), file.with_suffix(half.upper()))
+        halves[half] = next((one for one in named if one.is_file()), None)
+    header = halves[".hdr"]
+    if header is not None:
+        start = _start_of(header)
+        sizes = {int.from_bytes(start[:4], order) for order in ("little", "big")}
+        if not sizes.intersection(_HEADER_SIZES):
+            kinds = [kind for words, kind in _OTHER_HEADERS.items() if start.startswith(words)]
+            raise BadInput(
+                f"{header} is {kinds[0] if kinds else 'no header'} and not one of NIfTI or "
+                "Analyze; convert the image to .nii.gz"
+            )
+    if None in halves.values():
+        raise BadInput(f"{file} needs its other half (.hdr and .img) beside it; copy both")
 
 
 def _read_with_nibabel(
@@ -277,10 +310,6 @@ def _open(file: Path) -> Any:
         ) from error
     except np.linalg.LinAlgError as error:
         raise BadInput(_bad_affine(file)) from error
-    except FileNotFoundError as error:
-        raise BadInput(
-            f"{file} needs its other half (.hdr and .img) beside it; copy both"
-        ) from error
     except _DAMAGED as error:
         raise BadInput(_truncated(file)) from error
     if not isinstance(image, (nib.AnalyzeImage, nib.MGHImage)):

@@ -392,6 +392,18 @@ def _claims_a_lot(folder: Path) -> Path:
     return folder / "scan.nii.gz"
 
 
+def _other_header(folder: Path, words: str, opened: str = "cube.hdr") -> Path:
+    (folder / "cube.hdr").write_text(words)
+    (folder / "cube.img").write_bytes(bytes(4000))
+    return folder / opened
+
+
+def _half_a_pair(folder: Path, lost: str) -> Path:
+    nib.save(nib.Nifti1Pair(numbers(), np.eye(4)), folder / "scan.img")
+    (folder / f"scan{lost}").unlink()
+    return folder / ("scan.img" if lost == ".hdr" else "scan.hdr")
+
+
 BAD: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "missing": (lambda folder: folder / "none.nii", ("no such file", "none.nii")),
     "folder": (lambda folder: folder, ("is a folder",)),
@@ -449,6 +461,24 @@ BAD: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
         ("claims 100000×100000×100000 voxels",),
     ),
     "huge claim, .mgz": (_claims_too_much_mgz, ("claims 100000×100000×100000",)),
+    "ENVI header": (
+        lambda folder: _other_header(folder, "ENVI\nsamples = 10\nlines = 10\nbands = 10\n"),
+        ("cube.hdr is an ENVI header", "convert"),
+    ),
+    "image of an ENVI header": (
+        lambda folder: _other_header(folder, "ENVI\nsamples = 10\n", "cube.img"),
+        ("cube.hdr is an ENVI header", "convert"),
+    ),
+    "Radiance picture": (
+        lambda folder: _other_header(folder, "#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n"),
+        ("is a picture (Radiance HDR)",),
+    ),
+    "header of an unknown program": (
+        lambda folder: _other_header(folder, "width 10 height 10"),
+        ("not one of NIfTI or Analyze", "convert"),
+    ),
+    ".img without .hdr": (lambda folder: _half_a_pair(folder, ".hdr"), ("other half", "copy both")),
+    ".hdr without .img": (lambda folder: _half_a_pair(folder, ".img"), ("other half", "copy both")),
     "claim beyond any compression": (_claims_a_lot, ("claims 900×900×900",)),
 }
 
