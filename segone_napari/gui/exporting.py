@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -77,7 +78,8 @@ class ExportWindow(QDialog):
         self._name.setObjectName("export_name")
         self._name.setAccessibleName("Name of the files")
         self._name.setToolTip("What the files are called, as typed: leave the patient's name out")
-        self._folder = QLineEdit(preferences.text("export_folder", str(_folder_of(work))))
+        # Never the folder of another image: one person's files would end among another's.
+        self._folder = QLineEdit(str(work.export_folder or _folder_of(work)))
         self._folder.setObjectName("export_folder")
         self._folder.setAccessibleName("Folder to export into")
         self._folder.setToolTip("The folder that the files are written into")
@@ -109,7 +111,7 @@ class ExportWindow(QDialog):
             self._words.setText("Nothing was written: give the files a name.")
             return
         self._preferences.set_text("export_formats", " ".join(names))
-        self._preferences.set_text("export_folder", str(folder))
+        self._work.export_folder = folder
         self._export.setEnabled(False)
         self._words.setText("Writing …")
         work, options, force = self._work, self._options, self._force.isChecked()
@@ -287,9 +289,10 @@ def _formats_for(work: ImageWork) -> list[Format]:
 
 
 def _folder_of(work: ImageWork) -> Path:
-    """The folder of exports beside the image, or in the person's own folder."""
+    """The folder of exports beside the image, or in the person's own folder (as for a CD)."""
     path = work.reference.path
-    return (path.parent if path is not None else Path.home()) / "segone-export"
+    is_beside = path is not None and os.access(path.parent, os.W_OK)
+    return (path.parent if path is not None and is_beside else Path.home()) / "segone-export"
 
 
 def _stem(name: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,10 @@ REPAIRS: Mapping[str, str] = {
 
 class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
     """Rows of one image, their edits and their layers.
+
+    Attributes
+    ----------
+    export_folder : where this image's structures were last exported to; None if they weren't.
 
     Signals
     -------
@@ -65,6 +70,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         self.reference = reference
         self.history = history
         self.is_busy = False
+        self.export_folder: Path | None = None
         self.warnings: dict[int, tuple[str, ...]] = {}
         self._viewer = viewer
         self._keeper = keeper

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -159,3 +161,57 @@ def test_exports_of_a_file_bear_its_name_until_another_is_typed(
     assert export(qtbot, window).startswith("Wrote")
     assert (tmp_path / "out" / "_case_3_segone.nii.gz").is_file()
     window.close()
+
+
+def test_folder_is_remembered_for_its_image_and_never_for_another(
+    qtbot, make_napari_viewer, segmenter, tmp_path
+) -> None:
+    paths = [tmp_path / name / "scan.nii.gz" for name in ("first", "second")]
+    for path in paths:
+        path.parent.mkdir()
+        formats.write(head(), path)
+    viewer = make_napari_viewer(show=True)
+    one, other = (viewer.open(str(path), plugin="segone-napari")[0] for path in paths)
+    widget = SegOneWidget(viewer, make_session=lambda preset, device: segmenter)
+    viewer.window.add_dock_widget(widget, name="SegOne", area="right")
+
+    def folder_for(image) -> QLineEdit:
+        viewer.layers.selection.active = image
+        if not rows(widget):
+            ask_and_wait(qtbot, widget, "left ball")
+        click(qtbot, widget, QPushButton, "export")
+        return child(widget, QLineEdit, "export_folder")
+
+    def close() -> None:
+        click(qtbot, widget, QPushButton, "export_close")
+        qtbot.waitUntil(lambda: widget.findChild(QWidget, "export_window") is None)
+
+    field = folder_for(one)
+    assert field.text() == str(tmp_path / "first" / "segone-export")
+    field.setText(str(tmp_path / "chosen"))
+    assert export(qtbot, child(widget, QWidget, "export_window")).startswith("Wrote")
+    close()
+    assert folder_for(other).text() == str(tmp_path / "second" / "segone-export")
+    close()
+    assert folder_for(one).text() == str(tmp_path / "chosen")
+    close()
+
+
+def test_folder_of_an_image_on_a_cd_is_in_the_persons_own(
+    qtbot, make_napari_viewer, segmenter, tmp_path, monkeypatch
+) -> None:
+    path = formats.write(head(), tmp_path / "scan.nii.gz")
+    writable = os.access
+    # Root may write everywhere, so a disk that can't be written is only said to be one.
+    monkeypatch.setattr(
+        os, "access", lambda folder, mode: folder != tmp_path and writable(folder, mode)
+    )
+    viewer = make_napari_viewer(show=True)
+    viewer.open(str(path), plugin="segone-napari")
+    widget = SegOneWidget(viewer, make_session=lambda preset, device: segmenter)
+    viewer.window.add_dock_widget(widget, name="SegOne", area="right")
+    ask_and_wait(qtbot, widget, "left ball")
+    click(qtbot, widget, QPushButton, "export")
+    field = child(widget, QLineEdit, "export_folder")
+    assert field.text() == str(Path.home() / "segone-export")
+    click(qtbot, widget, QPushButton, "export_close")
