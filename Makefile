@@ -5,13 +5,14 @@
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+CHECKERS := .venv/.checkers
 
 .PHONY: demo test check setup system clean
 
 demo: setup
 	$(BIN)/segone demo $(ARGS)
 
-test: setup
+test: setup $(CHECKERS)
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 check: setup
@@ -24,6 +25,11 @@ setup: system $(INSTALLED)
 
 system:
 	@sh scripts/setup.sh system
+
+# Tried once, whether it succeeds or not: nothing depends on it.
+$(CHECKERS): | $(INSTALLED)
+	@sh scripts/setup.sh checkers
+	@touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt scripts/setup.sh | system
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh python

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes .venv with segone-napari in it, and the system libraries that napari needs.
 #   scripts/setup.sh system    install missing system libraries, or say which are missing
+#   scripts/setup.sh checkers  install the other programs that tests check with, where that is easy
 #   scripts/setup.sh python    create .venv and install the project into it, editable
 # The Makefile calls both. PYTHON=/path/to/python3 chooses the interpreter.
 set -eu
@@ -10,6 +11,9 @@ cd "$(dirname "$0")/.."
 libraries="libgl1 libegl1 libopengl0 libgl1-mesa-dri libdbus-1-3 libfontconfig1 libglib2.0-0
     libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0
     libxcb-render-util0 libxcb-shape0 libxcb-xinerama0 libxcb-xkb1 xvfb xauth"
+
+# dciodvfy, which compares DICOM files with the standard. Tests that want it are skipped without it.
+checkers="dicom3tools"
 
 say() { echo "setup: $*" >&2; }
 
@@ -24,6 +28,14 @@ install_system_libraries() {
     fi
     missing=$(missing_packages $libraries)
     [ -z "$missing" ] || apt_install $missing || say "going on without; napari may not start."
+}
+
+# Only as root on Debian and its like, and nothing depends on it: tests say why they are skipped.
+install_checkers() {
+    if [ "$(id -u)" != 0 ] || ! has apt-get || ! has dpkg-query || has dciodvfy; then
+        return 0
+    fi
+    apt_install $checkers || say "going on without; the tests that want them will be skipped."
 }
 
 create_environment() {
@@ -92,9 +104,10 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 case "${1:-}" in
     system) install_system_libraries ;;
+    checkers) install_checkers ;;
     python) create_environment ;;
     *)
-        sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+        sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
 esac

@@ -397,6 +397,7 @@ def _read_grid(file: Path, image: Any, shape: tuple[int, int, int]) -> tuple[Gri
     if not _is_usable(affine):
         raise BadInput(_bad_affine(file))
     if not _says_orientation(file, image):
+        sform_code, qform_code = 0, 0
         warnings.append(
             f"{file.name} does not say how it lies in the patient: left and right "
             "can't be known from the file and may be swapped"

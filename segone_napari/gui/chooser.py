@@ -147,7 +147,13 @@ def choose(
     orientation: str = "",
 ) -> Choice | None:
     """Ask a person, and return None if they cancel. The parameters are those of `Chooser`."""
-    dialog = Chooser(parent, name, study=study, volumes=volumes, orientation=orientation)
+    is_shown = parent is not None and parent.isVisible()
+    # The dialog of a window that isn't shown yet stands alone, in the colours of that window.
+    dialog = Chooser(
+        parent if is_shown else None, name, study=study, volumes=volumes, orientation=orientation
+    )
+    if parent is not None and not is_shown:
+        dialog.setStyleSheet(parent.styleSheet())
     try:
         return dialog.choice if dialog.exec() == QDialog.DialogCode.Accepted else None
     finally:

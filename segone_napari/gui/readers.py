@@ -8,6 +8,7 @@ is a window to ask a person in.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _NOTHING: list[Any] = [(None,)]
 _MASKS_TABLE = "masks.tsv"
 # How long after the last of several files that were dropped together the next one comes.
 _SAME_DROP_S = 3.0
+# How long a notification waits before it looks for the window again.
+_MOMENT_MS = 200
 # Series that were opened: (folder, UID) to the file that was named, and when. See `_is_repeated`.
 _opened: dict[tuple[str, str], tuple[Path, float]] = {}
 # How many files of a folder are looked at to find out whether it holds DICOM.
@@ -52,11 +55,24 @@ def read_layers(path: str | Sequence[str]) -> list[LayerTuple]:
     Raises
     ------
     BadInput
-        As `segone_napari.data.formats.read`; napari shows the words as a notification.
+        As `segone_napari.data.formats.read`; napari shows the words as a notification. (While the
+        command `napari` starts an error would end it: then it is shown as soon as there is a
+        window.)
     """
+    from napari.utils.notifications import show_error
+
+    from segone_napari.runtime import SegOneError
+
     paths = [path] if isinstance(path, str) else path
-    layers = [layer for one in paths if not _is_repeated(Path(one)) for layer in _layers(Path(one))]
-    return layers or _NOTHING
+    try:
+        groups = [_layers(Path(one)) for one in paths if not _is_repeated(Path(one))]
+    except SegOneError as error:
+        window = _window()
+        if window is None or window.isVisible():
+            raise
+        _tell(show_error, str(error))
+        return _NOTHING
+    return [layer for layers in groups for layer in layers] or _NOTHING
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,12 +224,22 @@ def _open_file(path: Path, volume: int | None) -> Opened | None:
 
 
 def _window() -> Any:
-    """The window of the viewer at hand, None where nobody could answer in it."""
+    """The window of the viewer at hand, None where nobody could answer in it.
+
+    It isn't shown yet while the command `napari` opens the files that it was given.
+    """
     import napari
 
     viewer = napari.current_viewer()
     window = getattr(getattr(viewer, "window", None), "_qt_window", None)
-    return window if window is not None and window.isVisible() else None
+    is_there = window is not None and (window.isVisible() or _is_napari_command())
+    return window if is_there else None
+
+
+def _is_napari_command() -> bool:
+    """Whether a person started the program `napari`, rather than a script that hides its viewer."""
+    started_as = getattr(sys.modules.get("__main__"), "__spec__", None)  # `python -m napari`
+    return "napari.__main__" in (getattr(started_as, "name", ""), *sys.modules)
 
 
 def write_layer(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
@@ -309,7 +335,18 @@ def _remember_time(path: Path) -> None:
 def _warn(words: str) -> None:
     from napari.utils.notifications import show_warning
 
-    show_warning(words)
+    _tell(show_warning, words)
+
+
+def _tell(show: Callable[[str], None], words: str) -> None:
+    """Show a notification, as soon as there is a window to show it in: napari drops it before."""
+    window = _window()
+    if window is None or window.isVisible():
+        show(words)
+        return
+    from qtpy.QtCore import QTimer
+
+    QTimer.singleShot(_MOMENT_MS, lambda: _tell(show, words))
 
 
 def _layer(path: Path) -> LayerTuple:

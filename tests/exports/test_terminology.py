@@ -17,8 +17,8 @@ ALL_MEANINGS = {
     for concept in concepts[scheme].values()
     for code, (meaning, _) in concept.items()
 }
-# Concepts that DICOM's context groups leave out: names and numbers as SNOMED CT has them, and of the
-# lentiform nucleus and the striatum as Uberon refers to them (UBERON:0002263, UBERON:0002435).
+# Concepts that DICOM's context groups leave out: names and numbers as SNOMED CT has them, and for
+# lentiform nucleus and striatum the numbers that Uberon refers to (UBERON:0002263, UBERON:0002435).
 NOT_IN_DICOM = {
     ("SCT", "279319002", "lentiform nucleus"),
     ("FMA", "77618", "striatum"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
@@ -152,18 +154,35 @@ def test_a_4d_file_asks_for_its_volume(
     assert same(layer, expected.with_data(expected.data + 1000))
 
 
+@pytest.mark.parametrize("name", ["old.nii", "old.hdr", "old.mgh", "old.nrrd"])
 def test_a_file_that_does_not_say_how_it_lies_asks(
-    make_napari_viewer: Callable[..., Any], tmp_path: Path, press: Any
+    make_napari_viewer: Callable[..., Any], tmp_path: Path, press: Any, name: str
 ) -> None:
-    image = nib.Nifti1Image(scanner.head().data, np.diag([2.0, 2.0, 2.5, 1.0]))
-    image.set_sform(image.affine, 0)
-    image.set_qform(image.affine, 0)
-    nib.save(image, tmp_path / "old.nii")
+    path = save_without_orientation(scanner.head().data, tmp_path / name)
     viewer = make_napari_viewer(show=True)
     seen = press(Keys.Key_Down, Keys.Key_Down, Keys.Key_Return)
-    (layer,) = viewer.open(tmp_path / "old.nii", plugin="segone-napari")
+    (layer,) = viewer.open(path, plugin="segone-napari")
     assert len(seen) == 1
     assert volume_of(layer).grid.orientation == "LAS"
+
+
+def save_without_orientation(data: Any, path: Path) -> Path:
+    affine = np.diag([2.0, 2.0, 2.5, 1.0])
+    if path.suffix == ".nrrd":
+        nrrd.write(str(path), data, {"spacings": [2.0, 2.0, 2.5]})
+    elif path.suffix == ".mgh":
+        nib.save(nib.MGHImage(data, affine), path)
+        content = bytearray(path.read_bytes())
+        content[28:30] = bytes(2)  # the flag that says whether directions are known
+        path.write_bytes(content)
+    elif path.suffix == ".hdr":
+        nib.save(nib.AnalyzeImage(data, affine), path.with_suffix(".img"))
+    else:
+        image = nib.Nifti1Image(data, affine)
+        image.set_sform(affine, 0)
+        image.set_qform(affine, 0)
+        nib.save(image, path)
+    return path
 
 
 def test_what_is_unusual_about_a_series_is_a_notification(
@@ -259,3 +278,45 @@ def test_earlier_work_opens_the_same_series_and_volume_again(
     found.history.close()
     kept = ImageRef.from_json(found.reference.as_json())
     assert same(layer, cases.read_again(kept))
+
+
+@pytest.fixture
+def start_napari(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Do what the command `napari ARGUMENTS` does until its window is shown."""
+    is_loaded = "napari.__main__" in sys.modules
+    command = importlib.import_module("napari.__main__")
+    viewers = []
+
+    def start(*arguments: str) -> Any:
+        monkeypatch.setattr(sys, "argv", ["napari", *arguments])
+        viewers.append(command._build_viewer())
+        return viewers[-1]
+
+    yield start
+    for viewer in viewers:
+        viewer.close()
+    if not is_loaded:
+        del sys.modules["napari.__main__"]
+
+
+def test_napari_command_asks_for_the_series_before_its_window_is_there(
+    start_napari: Callable[..., Any], study: Path, press: Any
+) -> None:
+    seen = press(Keys.Key_Return)
+    viewer = start_napari("--plugin", "segone-napari", str(study))
+    assert len(seen) == 1
+    (layer,) = viewer.layers
+    assert same(layer, scanner.head())
+
+
+def test_napari_command_opens_and_says_what_is_wrong_with_a_file(
+    start_napari: Callable[..., Any], tmp_path: Path, notifications: list[Any], qtbot: Any
+) -> None:
+    (tmp_path / "broken.mgz").write_bytes(b"\x1f\x8b not really")
+    viewer = start_napari(str(tmp_path / "broken.mgz"))
+    assert viewer.window._qt_window.isVisible()
+    qtbot.waitUntil(lambda: bool(notifications))
+    ((severity, words),) = notifications
+    assert severity == "error"
+    assert "broken.mgz" in words
+    assert list(viewer.layers) == []
