@@ -39,9 +39,14 @@ _FILES_TRIED = 1000
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[..., list[LayerTuple]] | None:
-    """A function that reads these files as layers, or None if they are of another kind."""
+    """A function that reads these files as layers, or None if they are of another kind.
+
+    In a window napari asks only the reader that a person chose, or the only one there is. To refuse
+    would be an error without words, so the reader says itself what is wrong with the files.
+    """
     paths = [path] if isinstance(path, str) else path
-    return read_layers if all(_is_ours(Path(one)) for one in paths) else None
+    is_taken = all(_is_ours(Path(one)) for one in paths) or _window() is not None
+    return read_layers if is_taken else None
 
 
 def read_layers(path: str | Sequence[str]) -> list[LayerTuple]:

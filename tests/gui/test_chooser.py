@@ -25,6 +25,7 @@ from segone_napari.gui import cases, readers
 from segone_napari.gui.chooser import Chooser
 from segone_napari.gui.layers import read_layer, volume_of
 from segone_napari.project import ImageRef
+from segone_napari.runtime import BadInput
 from segone_napari.volume import Volume
 from tests import scanner
 
@@ -320,3 +321,18 @@ def test_napari_command_opens_and_says_what_is_wrong_with_a_file(
     assert severity == "error"
     assert "broken.mgz" in words
     assert list(viewer.layers) == []
+
+
+@pytest.mark.parametrize("name", ["empty", "text.dcm", "00000001"])
+def test_what_holds_no_image_is_explained_by_the_reader_that_was_chosen(
+    make_napari_viewer: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    if name == "empty":
+        path.mkdir()
+    else:
+        path.write_text("no image")
+    assert readers.get_reader(str(path)) is None  # without a window other readers have their turn
+    viewer = make_napari_viewer(show=True)
+    with pytest.raises(BadInput, match="without DICOM images|not an image that can be read"):
+        viewer.open(path, plugin="segone-napari")
