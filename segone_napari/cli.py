@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +27,7 @@ from segone_napari.runtime import BadInput, Progress, SegOneError, no_progress
 if TYPE_CHECKING:
     from segone_napari.data.dicom.study import Study
     from segone_napari.data.vocabulary import Vocabulary
+    from segone_napari.session import Session
     from segone_napari.systems.base import Result
     from segone_napari.volume import Volume
 
@@ -157,6 +159,12 @@ def _add_segment(commands: Any) -> None:
         type=Path,
         help="write how unsure the system is of each voxel: 0 sure, 1 not at all",
     )
+    parser.add_argument(
+        "--probabilities",
+        metavar="FILE.dcm",
+        type=Path,
+        help="write the prompts' probabilities as a fractional DICOM segmentation of the series",
+    )
     _add_options(parser)
     _add_choice(parser)
     parser.add_argument("--force", action="store_true", help="overwrite outputs that exist")
@@ -198,6 +206,8 @@ def _segment(args: argparse.Namespace) -> None:
     prompts = as_prompts(args.prompts)
     outputs = Outputs(args.output, args.masks, args.table, args.uncertainty, args.force)
     outputs.check(args.image)
+    if args.probabilities is not None:
+        _check_probabilities(args)
     session = Session(**asdict(_options(args)))
     # 2. The image before the model: a wrong file is the commoner mistake.
     image = _read(args)
@@ -207,15 +217,59 @@ def _segment(args: argparse.Namespace) -> None:
     # 3. The slow work.
     with _progress_bar() as progress:
         results = session.segment(image, prompts, progress=progress)
-    written = write_outputs(
-        results,
-        outputs,
-        image=str(args.image),
-        system=system.name,
-        checkpoint=system.checkpoint,
-    )
+    with _probabilities(args, image, results, session) as exported:
+        written = write_outputs(
+            results,
+            outputs,
+            image=str(args.image),
+            system=system.name,
+            checkpoint=system.checkpoint,
+        )
+    written += exported
     print_results(results)
     print_written(written)
+
+
+def _check_probabilities(args: argparse.Namespace) -> None:
+    from segone_napari.data import formats
+
+    if args.probabilities.suffix.lower() != ".dcm":
+        raise BadInput(f"{args.probabilities} would be a DICOM file; let its name end in .dcm")
+    if not formats.is_dicom(args.image):
+        raise BadInput(
+            f"{args.image} is not DICOM, so there is no series to write probabilities for; "
+            "leave out --probabilities"
+        )
+    formats.check_output(args.probabilities, force=args.force)
+
+
+@contextmanager
+def _probabilities(
+    args: argparse.Namespace, image: Volume, results: Sequence[Result], session: Session
+) -> Iterator[list[Path]]:
+    """Write the probabilities where they are wanted; take them back if what comes next fails."""
+    written: list[Path] = []
+    if args.probabilities is not None:
+        from segone_napari.exports import registry
+        from segone_napari.exports.content import Content, segments_of
+        from segone_napari.exports.dicom_series import files_of
+
+        content = Content(
+            tuple(segments_of(results, made_at=datetime.now(UTC).isoformat(timespec="seconds"))),
+            image=image,
+            image_files=files_of(args.image, args.series, args.volume),
+            system=session.system.name,
+            checkpoint=session.system.checkpoint,
+            options={"preset": args.preset, "seed": args.seed},
+        )
+        name, force = "dicom-seg-probability", args.force
+        written += registry.write(content, args.probabilities, name=name, force=force)
+    try:
+        yield written
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _read(args: argparse.Namespace) -> Volume:

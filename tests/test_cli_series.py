@@ -6,9 +6,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from segone_napari import cli
+from segone_napari.data import formats
+from segone_napari.exports.reading import read_segments
+from segone_napari.runtime import BadInput
+from segone_napari.session import Session
 
 from . import scanner
 from .fakes import ThresholdSystem, put_in_registry
@@ -80,3 +85,61 @@ def test_series_of_a_file_that_is_no_dicom_is_refused(
     status = cli.main(["segment", str(tmp_path / "t1.nii"), "--series", "2", "-p", "left x"])
     assert status == 2
     assert "is not DICOM and has no series; leave out --series" in capsys.readouterr().err
+
+
+def test_probabilities_go_out_as_a_fractional_segmentation_of_the_series(
+    study: Path, tmp_path: Path
+) -> None:
+    out, labels = tmp_path / "probabilities.dcm", tmp_path / "o.nii.gz"
+    asked = ["segment", str(study), "--series", "2", "-p", "left hippocampus; thalamus"]
+    assert cli.main([*asked, "--probabilities", str(out), "-o", str(labels)]) == 0
+    stored = pydicom.dcmread(out)
+    assert stored.SegmentationType == "FRACTIONAL"
+    series = {pydicom.dcmread(file).SeriesInstanceUID for file in (study / "2").iterdir()}
+    assert {one.SeriesInstanceUID for one in stored.ReferencedSeriesSequence} == series
+    image = formats.read(study, series=2)
+    segments = read_segments(out, grid=image.grid)
+    assert [segment.name for segment in segments] == ["left hippocampus", "thalamus"]
+    answers = Session().segment(image, ["left hippocampus", "thalamus"])
+    for segment, answer in zip(segments, answers, strict=True):
+        assert segment.probability is not None
+        expected = answer.probability_volume.data.astype(np.float32)
+        assert expected.max() > 0.5
+        np.testing.assert_allclose(segment.probability.data, expected, atol=1 / 255)
+
+
+@pytest.mark.parametrize(
+    ("image", "out", "words"),
+    [
+        ("t1.nii", "p.dcm", "t1.nii is not DICOM"),
+        ("study", "p.nii.gz", "end in .dcm"),
+        ("study", "none/p.dcm", "does not exist"),
+    ],
+)
+def test_probabilities_that_can_not_be_written_are_refused_before_the_work(
+    study: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    image: str,
+    out: str,
+    words: str,
+) -> None:
+    nib.save(nib.Nifti1Image(scanner.head().data, np.eye(4)), tmp_path / "t1.nii")
+    status = cli.main(
+        ["segment", str(tmp_path / image), "-p", "left x", "--probabilities", str(tmp_path / out)]
+    )
+    assert status == 2
+    assert words in capsys.readouterr().err
+
+
+def test_no_probabilities_are_left_where_the_rest_can_not_be_written(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object, **__: object) -> None:
+        raise BadInput("the disk is full")
+
+    monkeypatch.setattr("segone_napari.session.write_outputs", full_disk)
+    asked = ["segment", str(study), "--series", "2", "-p", "left hippocampus"]
+    asked += ["--probabilities", str(tmp_path / "p.dcm"), "-o", str(tmp_path / "o.nii.gz")]
+    assert cli.main(asked) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"study"}

@@ -73,7 +73,7 @@ def write_probabilities(content: Content, path: Path) -> None:
     ]
     if not segments:
         raise BadInput(
-            "these masks have no probabilities; export them right after 'Segment', "
+            "these masks have no probabilities; write them by 'segone segment --probabilities', "
             "or export the masks as dicom-seg"
         )
     _write(content, path, values, segments, "FRACTIONAL")

@@ -334,5 +334,5 @@ def test_what_holds_no_image_is_explained_by_the_reader_that_was_chosen(
         path.write_text("no image")
     assert readers.get_reader(str(path)) is None  # without a window other readers have their turn
     viewer = make_napari_viewer(show=True)
-    with pytest.raises(BadInput, match="without DICOM images|not an image that can be read"):
+    with pytest.raises(BadInput, match=r"without DICOM images|not an image that can be read"):
         viewer.open(path, plugin="segone-napari")
