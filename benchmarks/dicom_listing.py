@@ -3,7 +3,8 @@
     python benchmarks/dicom_listing.py [--files 5000] [--series 25]
 
 Makes a study in a temporary folder, with the private headers of 60 kB that Siemens writes, lists
-it twice (the second time, the files are in the system's cache as the first) and prints the times.
+it twice (the second time, the files are in the system's cache as the first) and prints the times:
+what passed, and what the processor worked, which other programs on the machine change less.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_study(Path(folder), args.files, args.series)
         for _ in range(2):
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             study = open_study(folder)
-            seconds = time.perf_counter() - start
-            print(f"{args.files} files, {len(study.series)} series: {seconds:.1f} s")
+            seconds, worked = time.perf_counter() - start, time.process_time() - worked
+            print(
+                f"{args.files} files, {len(study.series)} series: {seconds:.1f} s, "
+                f"of the processor's time {worked:.1f} s"
+            )
 
 
 def make_study(folder: Path, files: int, series: int) -> None:

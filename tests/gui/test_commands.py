@@ -12,7 +12,8 @@ from napari._qt import qt_viewer
 from napari.plugins import _npe2
 from napari.settings import get_settings
 from npe2 import PluginManager
-from qtpy.QtWidgets import QFileDialog, QLabel, QWidget
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QApplication, QFileDialog, QLabel, QWidget
 
 from segone_napari.data import formats
 from segone_napari.gui.layers import volume_of
@@ -127,6 +128,28 @@ def test_napari_asks_for_endings_of_two_readers_until_ours_is_chosen(
     viewer.window._qt_viewer._qt_open([str(path)], stack=False)
     assert len(asked) == 1
     assert [layer.metadata["path"] for layer in viewer.layers] == [str(path)]
+
+
+def test_enter_in_naparis_dialog_takes_our_reader(
+    qtbot: Any, make_napari_viewer: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = save(head(AFFINE), tmp_path / "scan.nii.gz")
+    viewer = make_napari_viewer(show=True)
+    asked: list[str] = []
+
+    def answer() -> None:
+        dialog = QApplication.activeModalWidget()
+        if dialog is None or not dialog.isVisible():
+            QTimer.singleShot(20, answer)
+            return
+        asked.append(dialog.windowTitle())
+        qtbot.keyClick(dialog.focusWidget() or dialog, Qt.Key.Key_Return)
+
+    QTimer.singleShot(20, answer)
+    viewer.window._qt_viewer._qt_open([str(path)], stack=False)
+    assert asked == ["Choose reader"]
+    assert [layer.metadata["path"] for layer in viewer.layers] == [str(path)]
+    assert get_settings().plugins.extension2reader == {}  # nothing was remembered unasked
 
 
 def save(volume: Volume, path: Path) -> Path:
