@@ -29,6 +29,7 @@ _SAME_SPACING = 0.05
 # Tolerances, in voxels: rounding of affines in files (float32, quaternions) is below them.
 _SAME_STEP = 1e-5
 _SAME_START = 1e-3
+_RAS = np.array([[0, 1], [1, 1], [2, 1]])
 # How many points are interpolated at once away from the axes: bounds the memory.
 _POINTS_AT_ONCE = 1 << 21
 
@@ -45,7 +46,7 @@ def working_grid(grid: Grid, spacing_mm: float = 1.0) -> Grid:
     grid : the grid of a file, axes in any order and direction.
     spacing_mm : distance between working voxels.
     """
-    canonical = _canonical_grid(grid)
+    canonical = canonical_grid(grid)
     if through_plane_axis(grid) is not None or _is_along_world(canonical.affine):
         return _parallel_grid(canonical, spacing_mm)
     return _world_grid(canonical, spacing_mm)
@@ -53,10 +54,41 @@ def working_grid(grid: Grid, spacing_mm: float = 1.0) -> Grid:
 
 def through_plane_axis(grid: Grid) -> int | None:
     """Return the working axis (0, 1 or 2) across the slices of a thick-sliced file, else None."""
-    spacing = _canonical_grid(grid).spacing
+    spacing = canonical_grid(grid).spacing
     thickest = int(np.argmax(spacing))
     is_thick = spacing[thickest] >= _THICK_MM and spacing[thickest] >= _THICK_RATIO * min(spacing)
     return thickest if is_thick else None
+
+
+def canonical_grid(grid: Grid) -> Grid:
+    """Return the same voxels with their axes permuted and flipped to the closest RAS order."""
+    orientation = nib.orientations.io_orientation(grid.affine)
+    to_stored = nib.orientations.inv_ornt_aff(orientation, grid.shape)
+    shape = [0, 0, 0]
+    for stored, canonical in enumerate(orientation[:, 0].astype(int)):
+        shape[canonical] = grid.shape[stored]
+    return Grid((shape[0], shape[1], shape[2]), grid.affine @ to_stored)
+
+
+def canonical_tensor(volume: Volume, device: torch.device) -> torch.Tensor:
+    """Copy the voxels to a float32 tensor whose axes are in the closest RAS order."""
+    orientation = nib.orientations.io_orientation(volume.affine)
+    view = nib.orientations.apply_orientation(volume.data, orientation)
+    return torch.from_numpy(np.array(view, dtype=np.float32, order="C")).to(device)
+
+
+def to_stored(box: Box, values: NDArray[np.float16], grid: Grid) -> tuple[Box, NDArray[np.float16]]:
+    """Bring a box of ``canonical_grid(grid)`` and what lies in it to the order of `grid`."""
+    if not values.size:
+        return box, values
+    to_canonical = nib.orientations.io_orientation(grid.affine)
+    sides = [slice(0)] * 3
+    for stored, (canonical, flip) in enumerate(to_canonical.astype(int)):
+        side, count = box[canonical], grid.shape[stored]
+        sides[stored] = side if flip > 0 else slice(count - side.stop, count - side.start)
+    back = nib.orientations.ornt_transform(_RAS, to_canonical)
+    stored_values = nib.orientations.apply_orientation(values, back)
+    return (sides[0], sides[1], sides[2]), np.ascontiguousarray(stored_values)
 
 
 def to_working(volume: Volume, working: Grid, device: torch.device | str) -> torch.Tensor:
@@ -75,8 +107,8 @@ def to_working(volume: Volume, working: Grid, device: torch.device | str) -> tor
     -------
     float32 tensor (x, y, z) of ``working.shape``, contiguous.
     """
-    canonical = _canonical_grid(volume.grid)
-    source = _canonical_tensor(volume, torch.device(device))
+    canonical = canonical_grid(volume.grid)
+    source = canonical_tensor(volume, torch.device(device))
     to_source = _index_map(working, canonical)
     if not _is_axis_parallel(to_source):
         # Interpolating between points is blind to what lies between them: average first.
@@ -136,23 +168,6 @@ def to_native(
         for outer, inner in zip(box, tight, strict=True)
     )
     return (i, j, k), values[tight].to(torch.float16).contiguous().cpu().numpy()
-
-
-def _canonical_grid(grid: Grid) -> Grid:
-    """Return the same voxels with their axes permuted and flipped to the closest RAS order."""
-    orientation = nib.orientations.io_orientation(grid.affine)
-    to_stored = nib.orientations.inv_ornt_aff(orientation, grid.shape)
-    shape = [0, 0, 0]
-    for stored, canonical in enumerate(orientation[:, 0].astype(int)):
-        shape[canonical] = grid.shape[stored]
-    return Grid((shape[0], shape[1], shape[2]), grid.affine @ to_stored)
-
-
-def _canonical_tensor(volume: Volume, device: torch.device) -> torch.Tensor:
-    """Copy the voxels to a float32 tensor whose axes are in the closest RAS order."""
-    orientation = nib.orientations.io_orientation(volume.affine)
-    view = nib.orientations.apply_orientation(volume.data, orientation)
-    return torch.from_numpy(np.array(view, dtype=np.float32, order="C")).to(device)
 
 
 def _is_along_world(affine: Affine) -> bool:

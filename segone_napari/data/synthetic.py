@@ -67,13 +67,13 @@ _OEDEMA_SPREADS = ("cerebral white matter", "cerebellar white matter", "white ma
 # Typical brightness, 0 to 1, of a tissue in a sequence; what isn't named is drawn at random.
 _LOOKS: dict[str, dict[str, float]] = {
     "T1": {
-        "cerebral white matter": 0.86, "cerebral cortex": 0.55, "lateral ventricle": 0.14,
-        "inferior lateral ventricle": 0.2, "cerebellar white matter": 0.82,
-        "cerebellar cortex": 0.55, "thalamus": 0.69, "caudate": 0.58, "putamen": 0.63,
-        "pallidum": 0.75, "hippocampus": 0.55, "amygdala": 0.55, "accumbens": 0.56,
-        "ventral diencephalon": 0.74, "choroid plexus": 0.34, "third ventricle": 0.17,
-        "fourth ventricle": 0.17, "brainstem": 0.78, "optic chiasm": 0.62,
-        "cerebrospinal fluid": 0.17, "white matter lesions": 0.6,
+        "cerebral white matter": 0.86, "cerebral cortex": 0.56, "lateral ventricle": 0.16,
+        "inferior lateral ventricle": 0.3, "cerebellar white matter": 0.8,
+        "cerebellar cortex": 0.55, "thalamus": 0.76, "caudate": 0.64, "putamen": 0.72,
+        "pallidum": 0.83, "hippocampus": 0.58, "amygdala": 0.59, "accumbens": 0.62,
+        "ventral diencephalon": 0.81, "choroid plexus": 0.4, "third ventricle": 0.2,
+        "fourth ventricle": 0.2, "brainstem": 0.8, "optic chiasm": 0.62,
+        "cerebrospinal fluid": 0.2, "white matter lesions": 0.6,
         "tumour oedema": 0.6, "tumour rim": 0.72, "tumour necrosis": 0.3,
     },
     "T2": {

@@ -21,11 +21,21 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from segone_napari.data.resample import through_plane_axis, to_native, to_working, working_grid
+from segone_napari.data.resample import (
+    canonical_grid,
+    canonical_tensor,
+    through_plane_axis,
+    to_native,
+    to_stored,
+    to_working,
+    working_grid,
+)
 from segone_napari.data.slices import Head, SlabLayout, cut_slabs, slab_layout, to_volume
 from segone_napari.data.synthetic import (
     CEREBRUM,
+    LESIONS,
     PLANES,
+    TUMOUR,
     SyntheticConfig,
     bright_end,
     centre_and_size,
@@ -43,6 +53,7 @@ from segone_napari.runtime import (
     no_progress,
 )
 from segone_napari.systems.base import EMPTY_BOX, Box, Result
+from segone_napari.systems.sharpening import SparseClasses, sharpen
 from segone_napari.volume import Grid, Volume
 
 NEIGHBOUR_MM = SyntheticConfig.neighbour_mm
@@ -60,8 +71,9 @@ PROGRESS_STEPS = 1000
 FAINT = 0.02
 """Probabilities up to this count as nothing."""
 SMALLEST_ML = 0.015
-LEAST_CONFIDENCE = 0.3
-"""A structure smaller, or a mask less sure than this, counts as not found."""
+LEAST_CONFIDENCE, LEAST_CONFIDENCE_LESION = 0.2, 0.33
+"""A structure smaller, or a mask less sure than this, counts as not found. What need not be in a
+head at all has to be surer."""
 
 _AROUND_BRAIN = ("background", "cerebrospinal fluid", "blood vessels")
 
@@ -114,12 +126,16 @@ NOWHERE = Part(torch.zeros(0, 0, 0, dtype=torch.float16), (0, 0, 0))
 
 @dataclass(frozen=True, eq=False)
 class EncodedHead:
-    """An encoded image; `classes` are in the vocabulary's order."""
+    """An encoded image; `classes` are in the vocabulary's order.
+
+    `sharp` holds them on the image's own grid; without it they are interpolated.
+    """
 
     grid: Grid
     working: Grid
     head: Head
     classes: tuple[Part, ...]
+    sharp: SparseClasses | None = None
 
 
 class SlicedSystem:
@@ -211,7 +227,9 @@ class SlicedSystem:
                 parts.append(part)
             done += len(layout.indices)
         classes = tuple(_sum(parts, 1 / len(views)) for parts in by_class)
-        return EncodedHead(image.grid, working, head, classes)
+        return EncodedHead(
+            image.grid, working, head, classes, self._sharpened(image, working, classes)
+        )
 
     @torch.inference_mode()
     def segment(
@@ -335,6 +353,17 @@ class SlicedSystem:
             for index, extent in enumerate(_extents(seen))
         ]
 
+    def _sharpened(self, image: Volume, working: Grid, classes: tuple[Part, ...]) -> SparseClasses:
+        native = canonical_grid(image.grid)
+
+        def probability(index: int) -> tuple[Box, NDArray[np.float16]]:
+            values, origin = classes[index]
+            return to_native(values, working, native, FAINT, origin=origin)
+
+        brightness = canonical_tensor(image, self.device)
+        brightness -= brightness.min().clamp_max(0)
+        return sharpen(brightness, native.spacing, self.vocabulary.class_names, probability)
+
     # --- answering ------------------------------------------------------------------------------
 
     def _answer(self, encoded: EncodedHead, prompt: str) -> Result:
@@ -345,11 +374,17 @@ class SlicedSystem:
         term = match.term
         probability, origin = self._probability(encoded, term)
         working, native = encoded.working, encoded.grid
-        box, values = to_native(probability, working, native, FAINT, origin=origin)
+        if encoded.sharp is None:
+            box, values = to_native(probability, working, native, FAINT, origin=origin)
+        else:
+            sharp = encoded.sharp.probability(self._indices_of(term))
+            box, values = to_stored(*sharp, native)
         confidence = expected_dice(values)
         mask = values > 0.5
         volume_ml = int(mask.sum()) * native.voxel_volume_ml
-        found = volume_ml >= SMALLEST_ML and confidence >= LEAST_CONFIDENCE
+        is_lesion = term.classes[0] in (LESIONS, TUMOUR)
+        least = LEAST_CONFIDENCE_LESION if is_lesion else LEAST_CONFIDENCE
+        found = volume_ml >= SMALLEST_ML and confidence >= least
         return Result(
             prompt=prompt,
             resolved=term.canonical,
@@ -367,9 +402,11 @@ class SlicedSystem:
 
     def _probability(self, encoded: EncodedHead, term: Term) -> tuple[Tensor, tuple[int, int, int]]:
         """Probability of a term, the sum over its classes, on a box of the working grid."""
-        index = [self.vocabulary.class_names.index(name) for name in term.classes]
-        values, origin = _sum([encoded.classes[i] for i in index])
+        values, origin = _sum([encoded.classes[i] for i in self._indices_of(term)])
         return values.float().clamp_max(1), origin
+
+    def _indices_of(self, term: Term) -> list[int]:
+        return [self.vocabulary.class_names.index(name) for name in term.classes]
 
     def _side_warnings(
         self, encoded: EncodedHead, term: Term, probability: Tensor, origin: tuple[int, int, int]

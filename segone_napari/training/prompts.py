@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from segone_napari.models.sam2 import (
     Prompts,
     mask_logits,
 )
-from segone_napari.models.teacher import WHITE
+from segone_napari.models.teacher import CLICK_FIELD_MM, CLOSE_UP, LEAST_FIELD_MM, WHITE
 
 SMALLEST, LARGEST = 2e-4, 0.5
 """Objects that cover a smaller or larger share of an image are not asked about."""
@@ -103,6 +104,46 @@ def paint_lesions(
     brightness = draw(count, 1, 1, 1) + texture
     painted = images + share * soft * (brightness - images)
     return painted.clamp(0, 1), blob
+
+
+class Task(NamedTuple):
+    """Objects to outline.
+
+    `images` is (B or N, 1, S, S), 0 to 1; `masks` (N, S, S) bool; `is_asked` (N,) bool, which
+    objects can be asked about.
+    """
+
+    images: Tensor
+    masks: Tensor
+    is_asked: Tensor
+
+
+def close_ups(task: Task, saying: Saying, side: int, generator: torch.Generator) -> Task:
+    """Show each object (of B images, pixels of 1 mm) on its own, as the teacher looks at it.
+
+    What a box or a mask tells of its place and size decides how near; a click tells its place.
+    """
+    images, masks, is_asked = task
+    count, before = len(masks), masks.shape[-1]
+    draw = _drawer(generator)
+    if saying.box or saying.mask:
+        boxes = jittered_boxes(masks, generator)  # (N, 2, 2)
+        centre = boxes.mean(1)
+        field = (boxes[:, 1] - boxes[:, 0]).amax(1) * CLOSE_UP * (0.75 + 0.5 * draw(count))
+        field = field.clamp_min(LEAST_FIELD_MM)
+    else:
+        centre = draw_pixels(masks, generator)
+        field = CLICK_FIELD_MM * (0.75 + 0.75 * draw(count))
+    centre = centre + 0.1 * field[:, None] * (2 * draw(count, 2) - 1)
+    turn = torch.zeros(count, 2, 3, device=masks.device)
+    turn[:, 0, 0] = turn[:, 1, 1] = field / before
+    turn[:, :, 2] = (2 * centre + 1) / before - 1
+    grid = F.affine_grid(turn, [count, 1, side, side], align_corners=False)
+    own = images.repeat_interleave(count // len(images), 0)
+    near = F.grid_sample(own, grid, align_corners=False)
+    seen = F.grid_sample(masks[:, None].float(), grid, align_corners=False)[:, 0] > 0.5
+    share = seen.flatten(1).float().mean(1)
+    return Task(near, seen, is_asked & (share > SMALLEST) & (share < 0.9))
 
 
 def draw_objects(

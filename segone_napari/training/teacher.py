@@ -27,8 +27,10 @@ from segone_napari.models.sam2 import (
     TEACHER,
     Prompts,
     Sam2Config,
+    Seen,
     answer,
     build_sam2,
+    drawn,
     is_for_images,
     load_sam2,
     look,
@@ -42,6 +44,8 @@ from segone_napari.training.prompts import (
     ROUGH,
     SAYINGS,
     Saying,
+    Task,
+    close_ups,
     corrected_prompts,
     draw_objects,
     draw_views,
@@ -172,29 +176,40 @@ class TeacherStep(nn.Module):
     def forward(self, inputs: Tensor, labels: Tensor, step: int) -> Tensor:
         """Return the loss of slabs: inputs (B, S + 3, H, W), labels (B, H, W)."""
         generator = generator_for(self.config.seed, step, 1, labels.device)
-        images, masks, is_asked = _draw_task(inputs, labels, self.config, generator)
         which = torch.randint(len(SAYINGS), (1,), generator=generator, device=labels.device)
         saying = SAYINGS[int(which)]
-        seen = look(self.model, images).repeat(self.config.objects)
+        task = _draw_task(inputs, labels, self.config, generator)
+        if self.config.sam2.is_close_up:
+            task = close_ups(task, saying, self.config.sam2.image_size, generator)
+        images, masks, is_asked = task
+        seen = look(self.model, images)
+        if len(images) < len(masks):
+            seen = seen.repeat(self.config.objects)
         prompts = first_prompts(masks, saying, generator)
         losses = []
         for number in range(1 + self.config.corrections):
-            logits, quality = answer(self.model, seen, prompts)
+            logits, quality = ask(self.model, self.config.sam2, seen, prompts)
             is_ambiguous = saying.is_ambiguous and number == 0
             losses.append(answer_loss(logits, quality, masks, is_asked, is_ambiguous))
             prompts = corrected_prompts(prompts, masks, logits[:, :1].detach(), generator)
         return torch.stack(losses).mean()
 
 
+def ask(model: Any, sizes: Sam2Config, seen: Seen, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """Answer prompts as `sam2.answer` does, drawn first where the model wants that."""
+    return answer(model, seen, drawn(prompts) if sizes.is_close_up else prompts)
+
+
 def _draw_task(
     inputs: Tensor, labels: Tensor, config: TeacherConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Make images (B, 1, S, S), objects (N, S, S) and which of these are asked about (N,)."""
+) -> Task:
+    """Draw objects in views of slabs."""
     middle = inputs[:, config.synthetic.slices // 2]
-    images, seen = draw_views(middle, labels, config.sam2.image_size, generator)
+    side = max(labels.shape[1:]) if config.sam2.is_close_up else config.sam2.image_size
+    images, seen = draw_views(middle, labels, side, generator)
     images, blobs = paint_lesions(images, seen, generator)
     masks, is_asked = draw_objects(seen, blobs, config.objects, generator)
-    return images, masks, is_asked
+    return Task(images, masks, is_asked)
 
 
 def answer_loss(
@@ -255,20 +270,25 @@ def _validate(
     for number in range(4):
         generator = generator_for(0, number, 2, torch.device("cpu"))
         inputs, labels = generate(maps, config.synthetic, 4, generator)
-        images, masks, is_asked = _draw_task(inputs, labels, config, generator)
-        with fast_precision(device):
-            seen = look(model, images.to(device)).repeat(config.objects)
+        task = _draw_task(inputs, labels, config, generator)
         for name, saying in MEASURED.items():
+            images, masks, is_asked = task
+            if config.sam2.is_close_up:
+                images, masks, is_asked = close_ups(task, saying, config.sam2.image_size, generator)
             prompts = first_prompts(masks, saying, generator)
+            asked = Prompts(*(t.to(device) for t in prompts))
             with fast_precision(device):
-                shown = _answered(model, seen, Prompts(*(t.to(device) for t in prompts)), saying)
+                seen = look(model, images.to(device)).repeat(len(masks) // len(images))
+                shown = _answered(model, config, seen, asked, saying)
             dice[name].append(_dice(shown.cpu(), masks)[is_asked])
     return {name: float(torch.cat(values).mean()) for name, values in dice.items()}
 
 
-def _answered(model: Any, seen: Any, prompts: Prompts, saying: Saying) -> Tensor:
+def _answered(
+    model: Any, config: TeacherConfig, seen: Seen, prompts: Prompts, saying: Saying
+) -> Tensor:
     """Return the mask (N, S/4, S/4) logits that a person would be shown."""
-    logits, quality = answer(model, seen, prompts)
+    logits, quality = ask(model, config.sam2, seen, prompts)
     if not saying.is_ambiguous:
         return logits[:, 0]
     best = 1 + quality[:, 1:].argmax(1)

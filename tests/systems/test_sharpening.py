@@ -1,0 +1,129 @@
+"""Sharpening by brightness, on a phantom: a ball of one tissue in a block of another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from segone_napari.systems.sharpening import Dense, SparseClasses, sharpen
+
+NAMES = (
+    "background",
+    "left thalamus",
+    "left cerebral white matter",
+    "left lateral ventricle",
+    "left inferior lateral ventricle",
+    "white matter lesions",
+)
+SPACING = (1.0, 1.0, 1.0)
+
+
+def phantom() -> tuple[NDArray[np.int64], list[NDArray[np.float16]]]:
+    """Class of every voxel, and probabilities as they come from coarse pixels."""
+    x, y, z = np.indices((40, 44, 36)) - np.array([20, 22, 18])[:, None, None, None]
+    truth = np.zeros((40, 44, 36), dtype=np.int64)
+    truth[4:36, 4:40, 4:32] = 2
+    truth[x * x + y * y + z * z < 64] = 1
+    blurred = [
+        ndimage.gaussian_filter((truth == c).astype(np.float32), 2.5) for c in range(len(NAMES))
+    ]
+    return truth, [part.astype(np.float16) for part in blurred]
+
+
+def answering(parts: list[NDArray[np.float16]]) -> Callable[[int], Dense]:
+    """Return what `sharpen` asks: a class's box and its probability there."""
+
+    def probability(index: int) -> Dense:
+        filled = np.argwhere(parts[index] > 0.01)
+        if not len(filled):
+            return (slice(0, 0),) * 3, np.zeros((0, 0, 0), np.float16)
+        i, j, k = (
+            slice(int(a), int(b) + 1) for a, b in zip(filled.min(0), filled.max(0), strict=True)
+        )
+        return (i, j, k), parts[index][i, j, k]
+
+    return probability
+
+
+def scan(truth: NDArray[np.int64], brightness: list[float], seed: int = 0) -> torch.Tensor:
+    noise = np.random.default_rng(seed).normal(0, 0.04, truth.shape)
+    return torch.from_numpy((np.array(brightness)[truth] + noise).clip(0).astype(np.float32))
+
+
+def mask(sharp: SparseClasses, index: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    box, values = sharp.probability([index])
+    out = np.zeros(shape, dtype=bool)
+    out[box] = values > 0.5
+    return out
+
+
+def dice(one: NDArray[np.bool_], two: NDArray[np.bool_]) -> float:
+    return float(2 * (one & two).sum() / (one.sum() + two.sum()))
+
+
+@pytest.mark.parametrize("brightness", [[0.1, 0.5, 0.9], [0.9, 0.7, 0.3], [0.0, 300.0, 800.0]])
+def test_edges_follow_the_brightness_of_any_contrast(brightness: list[float]) -> None:
+    truth, parts = phantom()
+    noise = max(brightness)
+    image = scan(truth, [b / noise for b in brightness] + [0.0] * 3) * noise
+    sharp = sharpen(image, SPACING, NAMES, answering(parts))
+    for index in (1, 2):
+        before = dice(parts[index] > 0.5, truth == index)
+        assert dice(mask(sharp, index, truth.shape), truth == index) > max(0.97, before)
+
+
+def test_a_bias_field_is_taken_out() -> None:
+    truth, parts = phantom()
+    slope = torch.linspace(0.6, 1.4, 44)[:, None]
+    image = scan(truth, [0.1, 0.6, 0.9, 0, 0, 0]) * slope
+    sharp = sharpen(image, SPACING, NAMES, answering(parts))
+    assert dice(mask(sharp, 1, truth.shape), truth == 1) > 0.95
+
+
+def test_equal_brightness_leaves_the_network_s_word() -> None:
+    truth, parts = phantom()
+    sharp = sharpen(scan(truth, [0.5] * 6), SPACING, NAMES, answering(parts))
+    assert dice(mask(sharp, 1, truth.shape), parts[1] > 0.5) > 0.97
+
+
+def test_a_thin_structure_has_the_look_of_its_larger_neighbour() -> None:
+    truth, parts = phantom()
+    truth[8:14, 8:14, 8:28] = 3
+    truth[26:27, 10:20, 10:20] = 4
+    image = scan(truth, [0.1, 0.6, 0.9, 0.2, 0.2, 0])
+    parts = [
+        ndimage.gaussian_filter((truth == c).astype(np.float32), 1.2).astype(np.float16)
+        for c in range(len(NAMES))
+    ]
+    sharp = sharpen(image, SPACING, NAMES, answering(parts))
+    assert dice(parts[4] > 0.5, truth == 4) < 0.5 < dice(mask(sharp, 4, truth.shape), truth == 4)
+
+
+def test_lesions_keep_the_network_s_word() -> None:
+    truth, parts = phantom()
+    parts[5][28:32, 10:14, 10:14] = 0.75
+    parts[2] = np.where(parts[5] > 0, parts[2] * np.float16(0.25), parts[2])
+    sharp = sharpen(scan(truth, [0.1, 0.5, 0.9, 0, 0, 0]), SPACING, NAMES, answering(parts))
+    box, values = sharp.probability([5])
+    assert [(s.start, s.stop) for s in box] == [(28, 32), (10, 14), (10, 14)]
+    np.testing.assert_array_equal(values, np.float16(0.75))
+    total_box, total = sharp.probability([1, 2, 5])
+    assert total.max() <= 1
+    assert total_box != box
+
+
+def test_nothing_seen_is_nothing() -> None:
+    empty = [np.zeros((8, 8, 8), np.float16)] * len(NAMES)
+    sharp = sharpen(torch.ones(8, 8, 8), SPACING, NAMES, answering(empty))
+    assert sharp.probability([1, 2])[1].size == 0
+
+
+def test_an_image_of_zeros_does_no_harm() -> None:
+    truth, parts = phantom()
+    sharp = sharpen(torch.zeros(truth.shape), SPACING, NAMES, answering(parts))
+    assert np.isfinite(sharp.probability([1])[1].astype(np.float32)).all()
