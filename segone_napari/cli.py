@@ -90,6 +90,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_export(commands, is_called="export" in arguments[:1])
     _add_train(commands, is_called="train" in arguments[:1])
     _add_train_teacher(commands, is_called="train-teacher" in arguments[:1])
+    _add_learning(commands, arguments[:1])
     _add_doctor(commands)
     return parser
 
@@ -166,6 +167,12 @@ def _add_segment(commands: Any) -> None:
         help="write the prompts' probabilities as a fractional DICOM segmentation of the series",
     )
     _add_options(parser)
+    parser.add_argument(
+        "--project",
+        metavar="DIR",
+        type=Path,
+        help="use this project's version of the model, and its corrections of the image",
+    )
     _add_choice(parser)
     parser.add_argument("--force", action="store_true", help="overwrite outputs that exist")
 
@@ -208,7 +215,7 @@ def _segment(args: argparse.Namespace) -> None:
     outputs.check(args.image)
     if args.probabilities is not None:
         _check_probabilities(args)
-    session = Session(**asdict(_options(args)))
+    session = Session(**asdict(_options(args)), project=args.project)
     # 2. The image before the model: a wrong file is the commoner mistake.
     image = _read(args)
     system = session.system
@@ -536,6 +543,21 @@ def _add_train_teacher(commands: Any, *, is_called: bool) -> None:
 
         training.add_arguments(parser)
         parser.set_defaults(run=training.run)
+
+
+def _add_learning(commands: Any, called: Sequence[str]) -> None:
+    """Add the commands that are about a project's corrections."""
+    for name, words in (
+        ("correct", "keep a right mask in a project, to learn from"),
+        ("finetune", "train on a project's corrections"),
+        ("checkpoints", "list a project's versions of the model, choose, pass on"),
+    ):
+        parser = commands.add_parser(name, help=words, description=words.capitalize() + ".")
+        if name in called:
+            from segone_napari.training import learning_cli
+
+            getattr(learning_cli, f"add_{name}_arguments")(parser)
+            parser.set_defaults(run=getattr(learning_cli, name))
 
 
 def _add_doctor(commands: Any) -> None:

@@ -27,9 +27,11 @@ from segone_napari.data import formats
 from segone_napari.data.vocabulary import Vocabulary, split_prompts
 from segone_napari.exports.content import file_name
 from segone_napari.exports.label_map import table_beside, table_of
+from segone_napari.project import Project
+from segone_napari.project.versions import Versions
 from segone_napari.runtime import BadInput, Progress, no_progress
 from segone_napari.systems import registry
-from segone_napari.systems.base import Encoded, Result, System
+from segone_napari.systems.base import Encoded, Result, System, Teachable
 from segone_napari.volume import Grid, Volume
 
 IMAGES_KEPT = 2
@@ -53,12 +55,14 @@ TABLE_COLUMNS = (
 class Session:
     """One system, loaded once, and the last images that it has looked at.
 
-    The options are those of `SegmentOptions`. Nothing slow happens before the first image.
+    The options are those of `SegmentOptions`. With a `project`, the version of the model that it
+    uses is taken where no checkpoint is named, and in an image that was corrected there, the
+    corrections count. Nothing slow happens before the first image.
 
     Raises
     ------
     BadInput
-        If an option can't be used, or no system has that name.
+        If an option can't be used, no system has that name, or the folder is no project.
     """
 
     def __init__(
@@ -69,9 +73,11 @@ class Session:
         device: str = "auto",
         preset: str = "balanced",
         seed: int = 0,
+        project: str | Path | None = None,
     ) -> None:
         self.options = SegmentOptions(system, checkpoint, device, preset, seed)
         registry.check_name(system)
+        self.project = None if project is None else Project(project)
         self._system: System | None = None
         self._encoded: dict[int, tuple[Volume, Encoded]] = {}
         # A widget asks from one worker after another: the later one waits for what the
@@ -93,7 +99,7 @@ class Session:
                 options = self.options
                 self._system = registry.create(
                     options.system,
-                    checkpoint=options.checkpoint,
+                    checkpoint=self._checkpoint(),
                     device=options.device,
                     preset=options.preset,
                     seed=options.seed,
@@ -124,6 +130,27 @@ class Session:
             encoded, prompts, progress=_part(progress, encoding_share, total, total)
         )
 
+    def _checkpoint(self) -> str | Path | None:
+        options = self.options
+        if self.project is None or options.checkpoint is not None or options.system != "segone":
+            return options.checkpoint
+        versions = Versions(self.project.folder)
+        return versions.folder_of(versions.used())
+
+    def reload(self) -> None:
+        """Take the version that the project uses by now; every image is encoded anew."""
+        with self._loading, self._encoding:
+            self._encoded.clear()
+            self._system = None
+
+    def recall(self, image: Volume) -> None:
+        """Look again at what the project says of an image, after new corrections of it."""
+        if self.project is None or not isinstance(self.system, Teachable):
+            return
+        from segone_napari.training.finetune import told_about
+
+        self.system.tell(image, told_about(self.project, image, self.system.vocabulary))
+
     def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
         """Answer quickly for slice `index` of array axis `axis` alone.
 
@@ -152,6 +179,7 @@ class Session:
             kept = self._encoded.pop(id(image), None)
             if kept is None:
                 kept = (image, self.system.encode(image, progress=progress))
+                self.recall(image)
             self._encoded[id(image)] = kept
             while len(self._encoded) > IMAGES_KEPT:
                 del self._encoded[next(iter(self._encoded))]

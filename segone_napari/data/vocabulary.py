@@ -7,8 +7,9 @@ for: a class, a pair of them, or a group ("basal ganglia"). All of it is read fr
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.resources import files
@@ -130,6 +131,7 @@ class Vocabulary:
         self._document = document
         self.structures = tuple(_structure(entry) for entry in document["structures"])
         self.groups = tuple(_structure(entry) for entry in document["groups"])
+        self.learnt = tuple(_structure(entry) for entry in document.get("learnt", ()))
         self.class_names: tuple[str, ...] = (
             BACKGROUND,
             *(name for structure in self.structures for name in _class_names(structure)),
@@ -171,7 +173,32 @@ class Vocabulary:
     def brought_up_to_date(self) -> Vocabulary:
         """Return the package's vocabulary if it has the same classes: it may know more names."""
         packaged = self.packaged()
-        return packaged if packaged.class_names == self.class_names else self
+        if packaged.class_names != self.class_names:
+            return self
+        return packaged.with_learnt(self._document["learnt"]) if self.learnt else packaged
+
+    def with_learnt(self, entries: Sequence[Mapping[str, Any]]) -> Vocabulary:
+        """Return a vocabulary with the same classes whose learnt terms are these.
+
+        A *learnt* term is one that corrections taught: no class of the base model.
+        """
+        return Vocabulary({**self._document, "learnt": [dict(entry) for entry in entries]})
+
+    def with_term(self, name: str, synonyms: Sequence[str] = ()) -> Vocabulary:
+        """Return a vocabulary that knows one learnt term more, or more synonyms of it.
+
+        A synonym that already means something else is left out.
+        """
+        entries = [dict(entry) for entry in self._document.get("learnt", ())]
+        entry = next((e for e in entries if _key(e["name"]) == _key(name)), None)
+        if entry is None:
+            colour = _LEARNT_COLOURS[len(entries) % len(_LEARNT_COLOURS)]
+            entry = {"name": name, "sides": False, "colour": list(colour), "synonyms": []}
+            entries.append(entry)
+        taken = {_key(word) for word in (entry["name"], *entry["synonyms"])}
+        free = [s for s in synonyms if _key(s) not in taken and self.match(s).term is None]
+        entry["synonyms"] = list(dict.fromkeys([*entry["synonyms"], *free]))
+        return self.with_learnt(entries)
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary so that `load` gives the same one back."""
@@ -250,18 +277,21 @@ class Vocabulary:
     # Terms ---------------------------------------------------------------------------------
 
     def terms(self) -> tuple[Term, ...]:
-        """Return everything that can be asked for: both sides, left, right of each, then groups."""
+        """Return all that can be asked for: both sides, left, right of each, groups, learnt."""
         return tuple(
             self.term(entry.name, side)
             for entry in (*self.structures, *self.groups)
             for side in (("both", "left", "right") if entry.sides else (None,))
-        )
+        ) + tuple(self.term(entry.name) for entry in self.learnt)
 
     def term(self, name: str, side: Side | None = None) -> Term:
         """Return the term of a canonical name without side ("hippocampus") and a side.
 
         Without a side, what is paired means both sides.
         """
+        learnt = next((entry for entry in self.learnt if entry.name == name), None)
+        if learnt is not None:
+            return Term(name, None, (name,), learnt.colour)
         entry = self._by_name[name]
         if entry.sides and side is None:
             side = "both"
@@ -273,7 +303,8 @@ class Vocabulary:
 
     def synonyms(self, name: str) -> tuple[str, ...]:
         """Other names of a structure or group, given its canonical name without side."""
-        return self._by_name[name].synonyms
+        learnt = {entry.name: entry for entry in self.learnt}
+        return (learnt.get(name) or self._by_name[name]).synonyms
 
     # Matching ------------------------------------------------------------------------------
 
@@ -300,6 +331,28 @@ class Vocabulary:
         ("dorsal striatum").
         """
         text = prompts.both_sides_as_one(prompts.without_preamble(text))
+        if learnt := self._match_learnt(text):
+            return learnt
+        match = self._match_known(text)
+        return match if match.term else self._nearly_learnt(text) or match
+
+    def _match_learnt(self, text: str) -> Match | None:
+        """Answer what corrections taught; it comes first, since a person wanted it so."""
+        key = _key(text)
+        for entry in self.learnt:
+            if key in (_key(name) for name in entry.names):
+                how: How = "exact" if key == _key(entry.name) else "synonym"
+                return Match(self.term(entry.name), how)
+        return None
+
+    def _nearly_learnt(self, text: str) -> Match | None:
+        """Answer a mistyped learnt term."""
+        side, words = _key(text)
+        names = {" ".join(k[1]): e for e in self.learnt for k in map(_key, e.names) if k[0] == side}
+        near = difflib.get_close_matches(" ".join(words), names, n=1, cutoff=0.88)
+        return Match(self.term(names[near[0]].name), "typo") if near else None
+
+    def _match_known(self, text: str) -> Match:
         request = prompts.parse(text, self._is_name)
         if not request.words:
             reason = "no structure is named" if text.strip() else "the prompt is empty"
@@ -510,6 +563,19 @@ class Vocabulary:
         if class_name == BACKGROUND:
             return None
         return self._structure_of[class_name]
+
+
+# Far from each other, and from the colours of the structures beside them.
+_LEARNT_COLOURS: tuple[Colour, ...] = (
+    (255, 215, 0), (0, 200, 255), (255, 0, 170), (120, 255, 60), (255, 130, 0), (150, 110, 255),
+)  # fmt: skip
+
+
+def _key(name: str) -> tuple[Side | None, tuple[str, ...]]:
+    """Return what the names of learnt terms are compared by: the side, and the words in order."""
+    request = prompts.parse(name)
+    words = request.words if request.negated is None else (request.negated, *request.words)
+    return request.side, words
 
 
 def _structure(entry: Mapping[str, Any]) -> Structure:

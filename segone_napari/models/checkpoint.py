@@ -2,8 +2,9 @@
 
 A folder holds ``checkpoint.json`` (format version, system, parent, how it was trained, metrics),
 ``vocabulary.json``, one folder a component with ``config.json`` and ``model.safetensors``, and
-``text/`` in transformers' format. Nothing pickled is ever opened. A folder is written under a
-temporary name and then renamed, so that it is whole or not there.
+``text/`` in transformers' format. What corrections taught is one folder a lesson under
+``lessons/``. Nothing pickled is ever opened. A folder is written under a temporary name and then
+renamed, so that it is whole or not there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from segone_napari.data.vocabulary import Vocabulary
+from segone_napari.models.learnt import Lesson, LessonConfig, LessonNetwork
 from segone_napari.models.network import NetworkConfig
 from segone_napari.models.segone import SegOneModel
 from segone_napari.models.text import TextTower
@@ -121,7 +123,11 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def save_checkpoint(
-    model: SegOneModel | UNetModel, vocabulary: Vocabulary, manifest: Manifest, folder: Path
+    model: SegOneModel | UNetModel,
+    vocabulary: Vocabulary,
+    manifest: Manifest,
+    folder: Path,
+    lessons: Sequence[Lesson] = (),
 ) -> None:
     """Write a model to `folder`, in place of what was there, with weights as float16."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +136,11 @@ def save_checkpoint(
         _write_component(temporary, "network", _config_of(model), _network_weights(model))
         if isinstance(model, SegOneModel):
             model.tower.save(temporary / "text", half=True)
+        if lessons:
+            (temporary / "lessons").mkdir()
+        for number, lesson in enumerate(lessons, start=1):
+            weights = _half(lesson.network.state_dict())
+            _write_component(temporary, f"lessons/{number}", asdict(lesson.config), weights)
         vocabulary.save(temporary / "vocabulary.json")
         write_manifest(manifest, temporary)
         temporary.chmod(0o755)
@@ -186,16 +197,42 @@ def load_checkpoint(folder: Path) -> tuple[SegOneModel | UNetModel, Vocabulary, 
     return model.eval(), vocabulary, manifest
 
 
+def load_lessons(folder: Path) -> tuple[Lesson, ...]:
+    """Read what corrections taught a checkpoint, on the CPU; empty where there were none.
+
+    Raises
+    ------
+    BadCheckpoint
+        If a lesson is damaged, or its weights don't fit its config.
+    """
+    lessons = []
+    for path in sorted(folder.glob("lessons/[0-9]*"), key=lambda p: p.name.zfill(6)):
+        document, weights = _read_component(folder, f"lessons/{path.name}")
+        try:
+            document["box_mm"] = tuple((float(a), float(b)) for a, b in document["box_mm"])
+            config = LessonConfig(**document)
+            network = LessonNetwork(config)
+            network.load_state_dict(weights)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise BadCheckpoint(
+                f"the lesson in {path} is damaged ({error}); copy the checkpoint anew, "
+                "or go back to an earlier version"
+            ) from error
+        lessons.append(Lesson(config, network.eval()))
+    return tuple(lessons)
+
+
 def _config_of(model: SegOneModel | UNetModel) -> dict[str, Any]:
     return asdict(model.config)
 
 
 def _network_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {
-        key: value.detach().to("cpu", torch.float16).contiguous()
-        for key, value in model.state_dict().items()
-        if not key.startswith("tower.")
-    }
+    own = {k: v for k, v in model.state_dict().items() if not k.startswith("tower.")}
+    return _half(own)
+
+
+def _half(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in weights.items()}
 
 
 def _write_component(

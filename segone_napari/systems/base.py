@@ -6,17 +6,18 @@ volume and may take long; `segment` is cheap for every further prompt on what wa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.runtime import Progress, no_progress
 from segone_napari.volume import EMPTY_BOX, Box, Grid, Volume
 
-__all__ = ["EMPTY_BOX", "Box", "Encoded", "Result", "Side", "System"]
+__all__ = ["EMPTY_BOX", "Box", "Encoded", "Result", "Side", "System", "Teachable", "Told"]
 
 Side = Literal["left", "right", "both"]
 
@@ -120,4 +121,22 @@ class System(Protocol):
 
     def forget(self, image: Volume | None = None) -> None:
         """Give back what is kept of one image, or of all, beside its `Encoded`."""
+        ...
+
+
+class Told(NamedTuple):
+    """What a person corrected of a term in an image: `mask` 0 or 1 and `known`, (i, j, k)."""
+
+    mask: NDArray[np.uint8]
+    known: NDArray[np.bool_]
+
+
+@runtime_checkable
+class Teachable(Protocol):
+    """A system that takes what a person corrected in an image into account."""
+
+    vocabulary: Vocabulary
+
+    def tell(self, image: Volume, corrections: Mapping[str, Told]) -> None:
+        """Say what is right in an image, by canonical term."""
         ...

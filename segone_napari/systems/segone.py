@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Self
 
 from segone_napari.models.checkpoint import resolve_checkpoint
-from segone_napari.systems.sliced import SlicedSystem
+from segone_napari.systems.taught import TaughtSystem
 
 
-class SegOne(SlicedSystem):
+class SegOne(TaughtSystem):
     """Answers prompts with SegOne's first denoising step, the text-aligned dense head."""
 
     @classmethod

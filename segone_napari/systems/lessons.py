@@ -1,0 +1,371 @@
+"""Answering with what corrections taught: from an image to a lesson's inputs, and back to a mask.
+
+A *scene* is the part of an image that a lesson looks at, on a grid as fine as the corrected
+images. *Drawn* slices are those that a person corrected in that same image: a lesson is shown
+where the outline is to be expected between them. Training and use make their inputs here.
+
+Dimension key: x y z RAS axes of the lesson's grid, T terms, K classes of context, N slices, R drawn
+slices, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from segone_napari.data.resample import to_native, to_working, working_grid
+from segone_napari.data.slices import Head
+from segone_napari.data.synthetic import PLANES, Point
+from segone_napari.models.learnt import REFERENCE_CHANNELS, Lesson, LessonConfig
+from segone_napari.systems.base import Told
+from segone_napari.volume import Box, Grid, Volume
+
+LENGTH_MM = 40.0
+"""Positions are shown to a network as mm from the centre, divided by this."""
+REACH = 10.0
+"""Distances from an outline are shown in pixels up to this, divided by it."""
+FADES_OVER = 4.0
+"""So many slices from a drawn one, what it says counts half."""
+LOGIT_LIMIT = 6.0
+SLICES_AT_ONCE = 16
+FAINT = 0.02
+
+
+class Seen(Protocol):
+    """What a system knows of an image that it has encoded."""
+
+    @property
+    def working(self) -> Grid:
+        """The base model's working grid."""
+        ...
+
+    @property
+    def head(self) -> Head:
+        """Where the brain lies on it."""
+        ...
+
+
+ClassMap = Callable[[str, Grid], tuple[Box, NDArray[np.float16]]]
+"""Probability of a class or term on a grid: the box where it is not zero, and the values in it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """The part of an image that a lesson looks at.
+
+    Attributes
+    ----------
+    grid : the lesson's grid over the whole image.
+    box : the part of it that is looked at.
+    image : (x, y, z) float32 in the box, about 0 (dark) to 1 (bright).
+    context : (K, x, y, z) float16, probability of each class of context.
+    base : (T, x, y, z) float16, the base model's logits of the terms that it knows.
+    places : along x, y, z: the positions of the box's voxels in `LENGTH_MM`.
+    """
+
+    grid: Grid
+    box: Box
+    image: Tensor
+    context: Tensor
+    base: Tensor
+    places: tuple[Tensor, Tensor, Tensor]
+
+    def to(self, device: torch.device) -> Scene:
+        """The same on another device."""
+        x, y, z = (place.to(device) for place in self.places)
+        image, context, base = (t.to(device) for t in (self.image, self.context, self.base))
+        return Scene(self.grid, self.box, image, context, base, (x, y, z))
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Slices of one plane that a person corrected.
+
+    Attributes
+    ----------
+    indices : of the slices in the scene's box, increasing (R,).
+    outlines : (R, T, H, W) float16, distance from the outline, inside positive, in `REACH`.
+    is_known : (R, T) whether the slice was corrected for a term.
+    """
+
+    indices: Tensor
+    outlines: Tensor
+    is_known: Tensor
+
+
+def is_head(head: Head) -> bool:
+    """Whether the base model found about a whole brain, so that positions in it mean something."""
+    if head.to_standard == (1.0, 1.0, 1.0):
+        return False
+    extents = [(b.stop - b.start) * mm for b, mm in zip(head.box, head.spacing, strict=True)]
+    return all(mm > least for mm, least in zip(extents, (100.0, 120.0, 70.0), strict=True))
+
+
+def centre_of(image: Volume, seen: Seen, grid: Grid, *, in_head: bool) -> tuple[Point, Point]:
+    """Where a scene's positions count from, in voxels of `grid`, and what stretches them."""
+    if not in_head:
+        x, y, z = ((n - 1) / 2 for n in grid.shape)
+        return (x, y, z), (1.0, 1.0, 1.0)
+    world = seen.working.affine @ np.array([*seen.head.centre, 1.0])
+    x, y, z = (float(v) for v in (np.linalg.inv(grid.affine) @ world)[:3])
+    return (x, y, z), seen.head.to_standard
+
+
+def make_scene(
+    config: LessonConfig, image: Volume, seen: Seen, class_map: ClassMap, device: torch.device
+) -> Scene | None:
+    """Cut out what a lesson looks at; None where its box lies outside of the image."""
+    grid = working_grid(image.grid, config.pixel_mm)
+    in_head = config.in_head and is_head(seen.head)
+    centre, stretch = centre_of(image, seen, grid, in_head=in_head)
+    sides = []
+    for axis in range(3):
+        first, last = config.box_mm[axis] if in_head == config.in_head else (-1e4, 1e4)
+        to_voxels = 1 / (grid.spacing[axis] * stretch[axis])
+        start = max(0, round(centre[axis] + first * to_voxels))
+        stop = min(grid.shape[axis], round(centre[axis] + last * to_voxels) + 1)
+        if stop <= start:
+            return None
+        sides.append(slice(start, stop))
+    box = (sides[0], sides[1], sides[2])
+    places = tuple(
+        (torch.arange(s.start, s.stop, device=device) - c) * mm * k / LENGTH_MM
+        for s, c, mm, k in zip(box, centre, grid.spacing, stretch, strict=True)
+    )
+    whole = normalised(to_working(image, grid, device))
+    return Scene(
+        grid,
+        box,
+        whole[box].contiguous(),
+        _maps(config.context, class_map, grid, box, device),
+        _base_logits(config, class_map, grid, box, device),
+        (places[0], places[1], places[2]),
+    )
+
+
+def normalised(image: Tensor) -> Tensor:
+    """Shift and scale brightness so that the dark end is 0 and the bright end 1."""
+    every = max(1, image.numel() // 200_000)
+    sample = image.flatten()[::every]
+    low, high = torch.quantile(sample, torch.tensor([0.01, 0.99], device=image.device))
+    return ((image - low) / (high - low).clamp_min(1e-6)).clamp(-0.5, 2.0)
+
+
+def _maps(
+    names: Sequence[str], class_map: ClassMap, grid: Grid, box: Box, device: torch.device
+) -> Tensor:
+    """Probabilities (N, x, y, z) float16 of some classes in a box of a grid."""
+    nothing = [s.stop - s.start for s in box]
+    if not names:
+        return torch.zeros(0, *nothing, dtype=torch.float16, device=device)
+    return torch.stack([pasted(class_map(name, grid), box, device) for name in names])
+
+
+def pasted(source: tuple[Box, NDArray[np.float16]], box: Box, device: torch.device) -> Tensor:
+    """Values (x, y, z) float16 in a box, from values in another box that are zero outside."""
+    out = torch.zeros([s.stop - s.start for s in box], dtype=torch.float16, device=device)
+    where, values = source
+    inside, of_values = [], []
+    for outer, own in zip(box, where, strict=True):
+        start, stop = max(outer.start, own.start), min(outer.stop, own.stop)
+        if stop <= start:
+            return out
+        inside.append(slice(start - outer.start, stop - outer.start))
+        of_values.append(slice(start - own.start, stop - own.start))
+    out[tuple(inside)] = torch.from_numpy(values[tuple(of_values)]).to(device)
+    return out
+
+
+def _base_logits(
+    config: LessonConfig, class_map: ClassMap, grid: Grid, box: Box, device: torch.device
+) -> Tensor:
+    known = [term for term, is_known in zip(config.terms, config.is_known, strict=True) if is_known]
+    maps = dict(zip(known, _maps(known, class_map, grid, box, device), strict=True))
+    shape = [s.stop - s.start for s in box]
+    nothing = torch.full(shape, 0.5, dtype=torch.float16, device=device)
+    probability = torch.stack([maps.get(term, nothing) for term in config.terms])
+    return probability.float().logit(eps=1e-4).clamp(-LOGIT_LIMIT, LOGIT_LIMIT).half()
+
+
+# --- what was drawn -----------------------------------------------------------------------------
+
+
+def told_on(scene: Scene, native: Grid, by_term: Sequence[Told]) -> tuple[Tensor, Tensor]:
+    """Bring corrections of each term to a scene: truth and known, (T, x, y, z) bool in its box."""
+    truths, knowns = [], []
+    device = scene.image.device
+    for told in by_term:
+        known = to_working(Volume(told.known.astype(np.uint8), native), scene.grid, device)
+        inside = told.mask * told.known
+        share = to_working(Volume(inside.astype(np.uint8), native), scene.grid, device)
+        # less than half: two slices of a voxel that is thinner than the scene's make one
+        is_known = known[scene.box] > 0.4
+        truths.append((share[scene.box] > 0.5 * known[scene.box]) & is_known)
+        knowns.append(is_known)
+    return torch.stack(truths), torch.stack(knowns)
+
+
+def drawn_slices(truth: Tensor, known: Tensor, plane: str) -> Drawn:
+    """Find the slices that were corrected as a whole, and measure distances from their outlines.
+
+    Parameters
+    ----------
+    truth : (T, x, y, z) bool in a scene's box.
+    known : (T, x, y, z) bool, the voxels that a person said something about.
+    """
+    truth, known = _by_slice(truth, plane), _by_slice(known, plane)  # (N, T, H, W)
+    is_known = known.float().mean((2, 3)) > 0.9  # (N, T)
+    indices = torch.nonzero(is_known.any(1)).flatten()
+    is_known = is_known[indices]
+    outlines = np.full((len(indices), *truth.shape[1:]), -1.0, dtype=np.float16)
+    for place, index in enumerate(indices.tolist()):
+        for term in torch.nonzero(is_known[place]).flatten().tolist():
+            outlines[place, term] = _distances(truth[index, term].cpu().numpy())
+    device = truth.device
+    return Drawn(indices, torch.from_numpy(outlines).to(device), is_known)
+
+
+def _distances(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Distance of each pixel (H, W) from the outline, inside positive, -1 to 1."""
+    if not mask.any():
+        return np.full(mask.shape, -1.0, dtype=np.float32)
+    if mask.all():
+        return np.ones(mask.shape, dtype=np.float32)
+    inside = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
+    return np.asarray((np.sign(inside) * (np.abs(inside) - 0.5) / REACH).clip(-1, 1), np.float32)
+
+
+def expected_outlines(drawn: Drawn, index: int, use: Tensor) -> Tensor:
+    """What the drawn slices let expect on another slice: (T, `REFERENCE_CHANNELS`, H, W).
+
+    The first channel is the distance from the outline, interpolated between the nearest slices on
+    both sides, the second says how near these are; both are 0 where nothing was drawn.
+
+    Parameters
+    ----------
+    index : of the slice in the scene's box.
+    use : (R,) bool, which of the drawn slices may be looked at.
+    """
+    terms, height, width = drawn.outlines.shape[1:]
+    out = torch.zeros(terms, REFERENCE_CHANNELS, height, width, device=drawn.outlines.device)
+    for term in range(terms):
+        places = torch.nonzero(use & drawn.is_known[:, term]).flatten()
+        below = places[drawn.indices[places] <= index]
+        above = places[drawn.indices[places] > index]
+        sides = [int(side[at]) for side, at in ((below, -1), (above, 0)) if len(side)]
+        if not sides:
+            continue
+        away = [abs(int(drawn.indices[side]) - index) for side in sides]
+        outlines = [drawn.outlines[side, term].float() for side in sides]
+        if len(sides) == 2:
+            share = away[0] / max(1, sum(away))
+            outline = torch.lerp(outlines[0], outlines[1], share)
+        else:  # beyond the last drawn slice an object tapers off
+            outline = outlines[0] - away[0] / REACH
+        out[term, 0] = outline.clamp(-1, 1)
+        out[term, 1] = 1 / (1 + min(away) / FADES_OVER)
+    return out
+
+
+# --- slices -------------------------------------------------------------------------------------
+
+
+def _by_slice(values: Tensor, plane: str) -> Tensor:
+    """(…, x, y, z) to (N, …, H, W)."""
+    rows, columns, normal = PLANES[plane]
+    lead = values.ndim - 3
+    order = (lead + normal, *range(lead), lead + rows, lead + columns)
+    return values.permute(order)
+
+
+def slice_count(scene: Scene, plane: str) -> int:
+    """How many slices a scene has in a plane."""
+    return int(scene.image.shape[PLANES[plane][2]])
+
+
+def slice_inputs(scene: Scene, plane: str, index: int, neighbours: int) -> Tensor:
+    """What a network is shown of a slice beside drawn ones: (C, H, W) float32.
+
+    First the slice between its neighbours, then its positions along x, y, z, then the context.
+    """
+    rows, columns, normal = PLANES[plane]
+    image = _by_slice(scene.image, plane)  # (N, H, W)
+    wanted = range(index - neighbours, index + neighbours + 1)
+    nothing = torch.zeros_like(image[0])
+    slices = [image[n] if 0 <= n < len(image) else nothing for n in wanted]
+    positions = [nothing, nothing, nothing]
+    positions[rows] = scene.places[rows][:, None].expand_as(nothing)
+    positions[columns] = scene.places[columns][None, :].expand_as(nothing)
+    positions[normal] = scene.places[normal][index].expand_as(nothing)
+    context = _by_slice(scene.context, plane)[index].float()  # (K, H, W)
+    return torch.cat([torch.stack([*slices, *positions]), context])
+
+
+def slice_base(scene: Scene, plane: str, index: int) -> Tensor:
+    """The base model's logits (T, H, W) float32 in a slice."""
+    return _by_slice(scene.base, plane)[index].float()
+
+
+def slice_values(values: Tensor, plane: str, index: int) -> Tensor:
+    """A slice (T, H, W) of values (T, x, y, z) in a scene's box."""
+    return _by_slice(values, plane)[index]
+
+
+@torch.inference_mode()
+def look(
+    lesson: Lesson,
+    scene: Scene,
+    drawn: dict[str, Drawn],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """Probability (T, x, y, z) of every term in a scene's box, the mean over the planes.
+
+    Parameters
+    ----------
+    drawn : by plane, what a person corrected in this image; may be empty.
+    """
+    config = lesson.config
+    total = sum(slice_count(scene, plane) for plane in config.planes)
+    done = 0
+    mean = torch.zeros(len(config.terms), *scene.image.shape, device=scene.image.device)
+    for plane in config.planes:
+        count = slice_count(scene, plane)
+        by_slice = _by_slice(mean, plane)  # (N, T, H, W), a view
+        for start in range(0, count, SLICES_AT_ONCE):
+            progress(done, total)
+            batch = range(start, min(count, start + SLICES_AT_ONCE))
+            logits = _logits(lesson, scene, plane, batch, drawn.get(plane))
+            by_slice[start : start + len(batch)] += logits.sigmoid() / len(config.planes)
+            done += len(batch)
+    return mean
+
+
+def _logits(
+    lesson: Lesson, scene: Scene, plane: str, indices: Sequence[int], drawn: Drawn | None
+) -> Tensor:
+    """Logits (N, T, H, W) of some slices."""
+    neighbours = lesson.config.neighbours
+    inputs = torch.stack([slice_inputs(scene, plane, n, neighbours) for n in indices])
+    base = torch.stack([slice_base(scene, plane, n) for n in indices])
+    count = REFERENCE_CHANNELS * len(lesson.config.terms)
+    if drawn is None or not len(drawn.indices):
+        outlines = inputs.new_zeros(len(inputs), count, *inputs.shape[2:])
+    else:
+        use = torch.ones(len(drawn.indices), dtype=torch.bool, device=inputs.device)
+        outlines = torch.stack([expected_outlines(drawn, n, use).flatten(0, 1) for n in indices])
+    device = next(lesson.network.parameters()).device
+    logits = lesson.network(torch.cat([inputs, outlines], 1).to(device), base.to(device))
+    return logits.float().to(inputs.device)
+
+
+def on_image(probability: Tensor, scene: Scene, native: Grid) -> tuple[Box, NDArray[np.float16]]:
+    """Sample a term's probability (x, y, z) in a scene's box on an image's own grid."""
+    x, y, z = (s.start for s in scene.box)
+    return to_native(probability, scene.grid, native, FAINT, origin=(x, y, z))

@@ -1,0 +1,326 @@
+"""A sliced system that corrections taught: lessons answer in the base's place where there are any.
+
+The base (`systems.sliced`) is asked as ever; a term with a lesson is answered by that
+(`systems.lessons`), and what a person corrected in an image is the answer there. Knows nothing of
+how a lesson is learnt.
+
+Dimension key: x y z RAS axes of a lesson's grid, T terms.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segone_napari.data.resample import to_native
+from segone_napari.data.vocabulary import Term, Vocabulary
+from segone_napari.models.checkpoint import load_lessons
+from segone_napari.models.learnt import Lesson
+from segone_napari.runtime import BadCheckpoint, Progress, no_progress
+from segone_napari.systems import lessons as taught
+from segone_napari.systems.base import EMPTY_BOX, Result, Told
+from segone_napari.systems.sliced import (
+    FAINT,
+    LEAST_CONFIDENCE,
+    EncodedHead,
+    SlicedSystem,
+    entropy,
+    expected_dice,
+)
+from segone_napari.volume import Box, Grid, Volume
+
+FEWEST_VOXELS = 8
+"""A mask smaller than this counts as not found: lessons' images may have voxels of any size."""
+
+BoxedValues = tuple[Box, NDArray[np.float16]]
+"""Probability in a box of an image's grid, zero outside."""
+
+NOTHING: BoxedValues = (EMPTY_BOX, np.zeros((0, 0, 0), dtype=np.float16))
+
+
+@dataclass(frozen=True, eq=False)
+class TaughtHead(EncodedHead):
+    """An encoded image with its voxels, for lessons to look at.
+
+    `looked` keeps, by lesson, the scene and the probabilities (T, x, y, z) in it, and what had
+    been told of the image when it was looked at.
+    """
+
+    image: Volume | None = None
+    looked: dict[int, tuple[object, taught.Scene, Tensor]] = field(default_factory=dict)
+
+
+class TaughtSystem(SlicedSystem):
+    """A dense model of slabs with lessons beside it."""
+
+    lessons: tuple[Lesson, ...] = ()
+
+    @classmethod
+    def from_checkpoint(
+        cls, name: str, folder: Path, *, device: str, preset: str, seed: int
+    ) -> Self:
+        """Load a checkpoint folder with its lessons.
+
+        Raises
+        ------
+        BadCheckpoint
+            If the folder can't be used, or belongs to another system.
+        """
+        system = super().from_checkpoint(name, folder, device=device, preset=preset, seed=seed)
+        lessons = load_lessons(folder)
+        _check_lessons(lessons, system.vocabulary, folder)
+        system.lessons = tuple(
+            Lesson(lesson.config, lesson.network.to(system.device)) for lesson in lessons
+        )
+        return system
+
+    # --- the protocol ---------------------------------------------------------------------------
+
+    def encode(self, image: Volume, *, progress: Progress = no_progress) -> TaughtHead:
+        """Look at an image once; lessons look when they are first asked."""
+        seen = super().encode(image, progress=progress)
+        return TaughtHead(**{f.name: getattr(seen, f.name) for f in fields(seen)}, image=image)
+
+    def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
+        """Answer for one slice alone. There is no quick answer where a lesson answers."""
+        if any(self._has_lesson(image, prompt) for prompt in prompts):
+            return []
+        return super().preview(image, prompts, axis, index)
+
+    def forget(self, image: Volume | None = None) -> None:
+        """Give back the memory of one image, or of all."""
+        super().forget(image)
+        if image is None:
+            self._told.clear()
+        else:
+            self._told.pop(image, None)
+
+    def tell(self, image: Volume, corrections: Mapping[str, Told]) -> None:
+        """Say what a person corrected in an image, by canonical term.
+
+        Lessons are shown it, and in those voxels the person's answer is the answer.
+        """
+        self._told[image] = dict(corrections)
+
+    @property
+    def _told(self) -> weakref.WeakKeyDictionary[Volume, dict[str, Told]]:
+        kept: weakref.WeakKeyDictionary[Volume, dict[str, Told]] = self.__dict__.setdefault(
+            "_told_by_image", weakref.WeakKeyDictionary()
+        )
+        return kept
+
+    # --- answering ------------------------------------------------------------------------------
+
+    def lesson_of(self, term: str, image: Volume) -> Lesson | None:
+        """The lesson that answers a canonical term on an image, the latest one, or None."""
+        for lesson in reversed(self.lessons):
+            if term in lesson.config.terms:
+                is_told = term in self._told.get(image, {})
+                return lesson if is_told or lesson.config.is_general(term) else None
+        return None
+
+    def _has_lesson(self, image: Volume, prompt: str) -> bool:
+        term = self.vocabulary.match(prompt).term
+        return term is not None and self._is_taught(term, image)
+
+    def _is_taught(self, term: Term, image: Volume) -> bool:
+        names = {term.canonical, *term.classes}
+        return bool(names & self._told.get(image, {}).keys()) or any(
+            self.lesson_of(name, image) is not None for name in names
+        )
+
+    def _answer(self, encoded: EncodedHead, prompt: str) -> Result:
+        term = self.vocabulary.match(prompt).term
+        if term is None or not isinstance(encoded, TaughtHead) or encoded.image is None:
+            return super()._answer(encoded, prompt)
+        if not self._is_taught(term, encoded.image):
+            return super()._answer(encoded, prompt)
+        started = time.monotonic()
+        box, values = self._values(encoded, term)
+        confidence = expected_dice(values)
+        is_large = np.count_nonzero(values > 0.5) >= FEWEST_VOXELS
+        found = bool(is_large and confidence >= LEAST_CONFIDENCE)
+        return Result(
+            prompt=prompt,
+            resolved=term.canonical,
+            side=term.side,
+            grid=encoded.grid,
+            box=box,
+            probability=values,
+            found=found,
+            confidence=confidence,
+            seconds=time.monotonic() - started,
+            uncertainty=entropy(values) if self.has_uncertainty else None,
+            colour=term.colour,
+            warnings=self._warnings(encoded, term) if found else (),
+        )
+
+    def _values(self, encoded: TaughtHead, term: Term) -> BoxedValues:
+        """Probability of a term in a box of the image's grid."""
+        assert encoded.image is not None
+        lesson = self.lesson_of(term.canonical, encoded.image)
+        told = self._told.get(encoded.image, {})
+        if lesson is not None:
+            return _with_told(self._by_lesson(encoded, lesson, term.canonical), told, term)
+        pieces, rest = [], []
+        for name in term.classes:
+            of_class = self.lesson_of(name, encoded.image)
+            if of_class is None:
+                rest.append(name)
+            else:
+                pieces.append(self._by_lesson(encoded, of_class, name))
+        if rest:
+            pieces.append(self._by_base(encoded, rest, encoded.grid))
+        return _with_told(_largest(pieces), told, term)
+
+    def _by_base(self, encoded: EncodedHead, classes: Sequence[str], grid: Grid) -> BoxedValues:
+        """What the base says of a union of classes."""
+        union = Term(" or ".join(classes), None, tuple(classes), (0, 0, 0))
+        probability, origin = self._probability(encoded, union)
+        return to_native(probability, encoded.working, grid, FAINT, origin=origin)
+
+    @torch.inference_mode()
+    def _by_lesson(self, encoded: TaughtHead, lesson: Lesson, term: str) -> BoxedValues:
+        """Ask a lesson's network, once for all of its terms."""
+        assert encoded.image is not None
+        number = next(n for n, known in enumerate(self.lessons) if known is lesson)
+        told = self._told.get(encoded.image)
+        if number not in encoded.looked or encoded.looked[number][0] is not told:
+            own = self.scene(encoded, lesson)
+            if own is None:
+                return NOTHING
+            drawn = self._drawn(encoded, lesson, own)
+            encoded.looked[number] = told, own, taught.look(lesson, own, drawn)
+        _, scene, probability = encoded.looked[number]
+        return taught.on_image(probability[lesson.config.terms.index(term)], scene, encoded.grid)
+
+    @torch.inference_mode()
+    def answer_in(self, encoded: TaughtHead, term: str, scene: taught.Scene) -> Tensor:
+        """Probability (x, y, z) of a canonical term in a scene's box, as `segment` would answer.
+
+        What a person told of the image is not looked at. On the scene's device.
+        """
+        assert encoded.image is not None
+        lesson = self.lesson_of(term, encoded.image)
+        if lesson is None:
+            source = self.class_map(encoded, term, scene.grid)
+        else:
+            own = self.scene(encoded, lesson)
+            if own is None:
+                return torch.zeros_like(scene.image)
+            place = lesson.config.terms.index(term)
+            source = taught.on_image(taught.look(lesson, own, {})[place], own, scene.grid)
+        return taught.pasted(source, scene.box, scene.image.device).float()
+
+    def scene(self, encoded: TaughtHead, lesson: Lesson) -> taught.Scene | None:
+        """Cut out what a lesson looks at; None where that lies outside of the image."""
+        assert encoded.image is not None
+
+        def class_map(name: str, grid: Grid) -> BoxedValues:
+            return self.class_map(encoded, name, grid)
+
+        return taught.make_scene(lesson.config, encoded.image, encoded, class_map, self.device)
+
+    def class_map(self, encoded: EncodedHead, name: str, grid: Grid) -> BoxedValues:
+        """The base's probability of a class or a term in a box of any grid."""
+        classes: tuple[str, ...] = (name,)
+        if name not in self.vocabulary.class_names:
+            term = self.vocabulary.match(name).term
+            classes = term.classes if term else ()
+        if not classes or not set(classes) <= set(self.vocabulary.class_names):
+            return NOTHING
+        return self._by_base(encoded, classes, grid)
+
+    def _drawn(
+        self, encoded: TaughtHead, lesson: Lesson, scene: taught.Scene
+    ) -> dict[str, taught.Drawn]:
+        told = {} if encoded.image is None else self._told.get(encoded.image, {})
+        if not told.keys() & set(lesson.config.terms):
+            return {}
+        nothing = np.zeros(encoded.grid.shape, dtype=np.uint8)
+        by_term = [told.get(t, Told(nothing, nothing.astype(bool))) for t in lesson.config.terms]
+        truth, known = taught.told_on(scene, encoded.grid, by_term)
+        return {plane: taught.drawn_slices(truth, known, plane) for plane in lesson.config.planes}
+
+    def _warnings(self, encoded: TaughtHead, term: Term) -> tuple[str, ...]:
+        """Sentences that a person must see beside the mask of a term that was found."""
+        assert encoded.image is not None
+        lesson = self.lesson_of(term.canonical, encoded.image)
+        if lesson is not None and lesson.config.in_head != taught.is_head(encoded.head):
+            shown = "whole heads" if lesson.config.in_head else "images that show no whole head"
+            return (
+                f"{term.canonical!r} was learnt on {shown}, and this is another kind; check it",
+            )
+        if term.side not in ("left", "right"):
+            return ()
+        probability, origin = self._probability(encoded, term)
+        if not bool(probability.sum() > 0):
+            return ()
+        return self._side_warnings(encoded, term, probability, origin)
+
+
+def _check_lessons(lessons: Sequence[Lesson], vocabulary: Vocabulary, folder: Path) -> None:
+    terms = {term for lesson in lessons for term in lesson.config.terms}
+    missing = [entry.name for entry in vocabulary.learnt if entry.name not in terms]
+    context = {name for lesson in lessons for name in lesson.config.context}
+    unknown = context - set(vocabulary.class_names)
+    if missing or unknown:
+        what = f"no lesson on {missing[0]!r}" if missing else f"no class {min(unknown)!r}"
+        raise BadCheckpoint(f"{folder} has {what}; copy the checkpoint anew")
+
+
+# --- probabilities in boxes ---------------------------------------------------------------------
+
+
+def _largest(pieces: Sequence[BoxedValues]) -> BoxedValues:
+    """Join probabilities, each in its box, into one box; where they overlap the largest counts."""
+    pieces = [(box, values) for box, values in pieces if values.size]
+    if not pieces:
+        return NOTHING
+    return _in_box(pieces, _around([box for box, _ in pieces]))
+
+
+def _in_box(pieces: Sequence[BoxedValues], whole: Box) -> BoxedValues:
+    out = np.zeros([s.stop - s.start for s in whole], dtype=np.float16)
+    for box, values in pieces:
+        inside = tuple(
+            slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, whole, strict=True)
+        )
+        np.maximum(out[inside], values, out=out[inside])
+    return whole, out
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    i, j, k = (
+        slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes))
+        for axis in range(3)
+    )
+    return i, j, k
+
+
+def _with_told(found: BoxedValues, told: Mapping[str, Told], term: Term) -> BoxedValues:
+    """Put the person's own answer into the voxels that they corrected."""
+    own = told.get(term.canonical)
+    if own is None:
+        return found
+    pieces = [found] if found[1].size else []
+    boxes = [box for box, _ in pieces]
+    if own.mask.any():
+        i, j, k = (
+            np.flatnonzero(own.mask.any(axis=tuple(a for a in range(3) if a != axis)))
+            for axis in range(3)
+        )
+        boxes.append((slice(i[0], i[-1] + 1), slice(j[0], j[-1] + 1), slice(k[0], k[-1] + 1)))
+    if not boxes:
+        return found
+    whole, values = _in_box(pieces, _around(boxes))
+    return whole, np.where(own.known[whole], own.mask[whole].astype(np.float16), values)

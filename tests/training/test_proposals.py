@@ -1,0 +1,125 @@
+"""What a teacher may add to a person's corrections, and what it may not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from segone_napari.data.resample import working_grid
+from segone_napari.models.learnt import LessonConfig
+from segone_napari.models.teacher import Proposal
+from segone_napari.runtime import BadCheckpoint
+from segone_napari.systems import lessons as taught
+from segone_napari.training import proposals
+from segone_napari.training.lessons import Example, Slice, new_lesson
+from segone_napari.training.proposals import TrustConfig, load_teacher, propose
+from tests.training import phantoms
+
+CORRECTED = 9
+
+
+class ByBrightness:
+    """Outlines what is neither dark nor bright, inside the box that it is asked about."""
+
+    def __init__(self, *, is_right: bool = True, quality: float = 0.9) -> None:
+        self.is_right, self.quality = is_right, quality
+        self.asked = 0
+
+    def set_slice(self, image, spacing=(1.0, 1.0)) -> None:
+        self.image = np.asarray(image)
+
+    def predict(self, box=None, points=None, labels=None, mask=None) -> Proposal:
+        self.asked += 1
+        rows, columns = np.indices(self.image.shape)
+        inside = (rows >= box[0]) & (rows <= box[2]) & (columns >= box[1]) & (columns <= box[3])
+        found = (self.image > 0.3) & (self.image < 0.75) & inside
+        return Proposal((found if self.is_right else ~found).astype(np.float32), self.quality)
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Example:
+    """A phantom with one corrected slice, and a student whose mask is a little too small."""
+    image, mask = phantoms.phantom(0)
+    grid = working_grid(image.grid, 1.0)
+    box = tuple(slice(0, n) for n in grid.shape)
+    truth = torch.from_numpy(mask.astype(np.float16))[None]
+    weight = torch.zeros_like(truth)
+    weight[..., CORRECTED] = 1
+    places = tuple(torch.zeros(n) for n in grid.shape)
+    scene = taught.Scene(
+        grid,
+        box,
+        taught.normalised(torch.from_numpy(image.data)),
+        torch.zeros(0, *grid.shape, dtype=torch.float16),
+        torch.zeros(1, *grid.shape, dtype=torch.float16),
+        places,
+    )
+    student = torch.from_numpy(mask[None]).float()
+    student[:, :9] = 0
+    monkeypatch.setattr(taught, "look", lambda *_: student)
+    known_only = truth * weight
+    drawn = {"axial": taught.drawn_slices(known_only > 0.5, weight > 0, "axial")}
+    return Example(scene, known_only, weight, drawn, "somebody")
+
+
+@pytest.fixture
+def lesson():
+    """An untrained lesson on the phantom's term."""
+    config = LessonConfig(
+        (phantoms.TERM,), (False,), (), ("axial",), 1.0, in_head=False, box_mm=((-99, 99),) * 3
+    )
+    return new_lesson(config, 0)
+
+
+KEPT = [Slice(0, "axial", CORRECTED)]
+BOXES = TrustConfig(jitter_px=0.3)
+
+
+def test_a_good_teacher_adds_slices_near_the_corrected_one(example, lesson):
+    added = propose(lesson, [example], KEPT, ByBrightness(), BOXES, 0)
+    assert added.trust[phantoms.TERM] > 0.9
+    places = {one.place for one in added.slices}
+    assert {7, 8, 10, 11} <= places <= set(range(5, 14)) - {CORRECTED}
+    truth = torch.from_numpy(phantoms.phantom(0)[1])
+    for place in (7, 11):
+        proposed = added.examples[0].truth[0, ..., place] > 0.5
+        assert phantoms.dice(proposed.numpy(), truth[..., place].numpy() > 0) > 0.9
+        assert 0 < added.examples[0].weight[0, ..., place].max() < 0.5
+
+
+def test_what_the_person_drew_is_never_changed(example, lesson):
+    added = propose(lesson, [example], KEPT, ByBrightness(), BOXES, 0)
+    for before, after in (
+        (example.truth, added.examples[0].truth),
+        (example.weight, added.examples[0].weight),
+    ):
+        assert torch.equal(before[..., CORRECTED], after[..., CORRECTED])
+
+
+def test_a_teacher_that_is_wrong_on_the_persons_slices_adds_nothing(example, lesson):
+    added = propose(lesson, [example], KEPT, ByBrightness(is_right=False), BOXES, 0)
+    assert added.slices == []
+    assert torch.equal(added.examples[0].weight, example.weight)
+    assert "was not trusted" in added.remarks[0]
+
+
+def test_a_teacher_that_doubts_itself_adds_nothing(example, lesson):
+    assert propose(lesson, [example], KEPT, ByBrightness(quality=0.3), BOXES, 0).slices == []
+
+
+def test_an_answer_that_moves_with_the_box_is_not_taken(example, lesson):
+    restless = TrustConfig(jitter_px=0.3, least_stability=1.01)
+    assert propose(lesson, [example], KEPT, ByBrightness(), restless, 0).slices == []
+
+
+def test_without_a_bundled_teacher_it_says_so_and_a_named_one_must_be_there(monkeypatch):
+    def missing(*_):
+        raise BadCheckpoint("no checkpoint 'teacher'; give a checkpoint folder")
+
+    monkeypatch.setattr(proposals.Teacher, "load", missing)
+    teacher, why = load_teacher("", "cpu")
+    assert teacher is None
+    assert "learnt without a teacher" in why
+    with pytest.raises(BadCheckpoint):
+        load_teacher("nowhere", "cpu")
