@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segone_napari.data.resample import to_native
+from segone_napari.data.resample import to_native, to_stored, to_working
 from segone_napari.data.vocabulary import Term, Vocabulary
 from segone_napari.models.checkpoint import load_lessons
 from segone_napari.models.learnt import Lesson
@@ -179,14 +179,16 @@ class TaughtSystem(SlicedSystem):
             else:
                 pieces.append(self._by_lesson(encoded, of_class, name))
         if rest:
-            pieces.append(self._by_base(encoded, rest, encoded.grid))
+            pieces.append(self._by_base(encoded, rest))
         return _with_told(_largest(pieces), told, term)
 
-    def _by_base(self, encoded: EncodedHead, classes: Sequence[str], grid: Grid) -> BoxedValues:
-        """What the base says of a union of classes."""
+    def _by_base(self, encoded: EncodedHead, classes: Sequence[str]) -> BoxedValues:
+        """What the base says of a union of classes, on the image's grid."""
         union = Term(" or ".join(classes), None, tuple(classes), (0, 0, 0))
+        if encoded.sharp is not None:
+            return to_stored(*encoded.sharp.probability(self._indices_of(union)), encoded.grid)
         probability, origin = self._probability(encoded, union)
-        return to_native(probability, encoded.working, grid, FAINT, origin=origin)
+        return to_native(probability, encoded.working, encoded.grid, FAINT, origin=origin)
 
     @torch.inference_mode()
     def _by_lesson(self, encoded: TaughtHead, lesson: Lesson, term: str) -> BoxedValues:
@@ -238,7 +240,13 @@ class TaughtSystem(SlicedSystem):
             classes = term.classes if term else ()
         if not classes or not set(classes) <= set(self.vocabulary.class_names):
             return NOTHING
-        return self._by_base(encoded, classes, grid)
+        box, values = self._by_base(encoded, classes)
+        if not values.size:
+            return NOTHING
+        there = Volume(values, _grid_of(box, encoded.grid))
+        sampled = to_working(there, grid, self.device).half().cpu().numpy()
+        i, j, k = (slice(0, n) for n in grid.shape)
+        return (i, j, k), sampled
 
     def _drawn(
         self, encoded: TaughtHead, lesson: Lesson, scene: taught.Scene
@@ -297,6 +305,14 @@ def _in_box(pieces: Sequence[BoxedValues], whole: Box) -> BoxedValues:
         )
         np.maximum(out[inside], values, out=out[inside])
     return whole, out
+
+
+def _grid_of(box: Box, grid: Grid) -> Grid:
+    """The grid of a box of another one."""
+    affine = grid.affine.copy()
+    affine[:3, 3] += grid.affine[:3, :3] @ [s.start for s in box]
+    i, j, k = (s.stop - s.start for s in box)
+    return Grid((i, j, k), affine)
 
 
 def _around(boxes: Sequence[Box]) -> Box:
