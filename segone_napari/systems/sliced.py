@@ -71,7 +71,7 @@ PROGRESS_STEPS = 1000
 FAINT = 0.02
 """Probabilities up to this count as nothing."""
 SMALLEST_ML = 0.015
-LEAST_CONFIDENCE, LEAST_CONFIDENCE_LESION = 0.2, 0.33
+LEAST_CONFIDENCE, LEAST_CONFIDENCE_LESION = 0.2, 0.29
 """A structure smaller, or a mask less sure than this, counts as not found. What need not be in a
 head at all has to be surer."""
 
@@ -312,11 +312,11 @@ class SlicedSystem:
             seen = []
             for slabs in _batched(layout.indices):
                 features = self._features(head, layout, slabs)
-                classes = self._classes.logits(features).argmax(1)  # (B, H, W)
+                probability = self._classes.logits(features).float().softmax(1)  # (B, C, H, W)
                 seen.append(
-                    torch.stack([torch.isin(classes, w) for w in (self._brain, self._cerebrum)])
+                    torch.stack([probability[:, w].sum(1) for w in (self._brain, self._cerebrum)])
                 )
-            masks = torch.cat(seen, 1).float()  # (2, N, H, W)
+            masks = torch.cat(seen, 1)  # (2, N, H, W)
             inside = tuple(
                 slice(b.start - of.start, b.stop - of.start)
                 for b, of in zip(image_box, layout.box, strict=True)
