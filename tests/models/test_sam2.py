@@ -228,6 +228,18 @@ def test_one_click_takes_the_best_of_three_readings(model):
     assert not np.allclose(one.probability, two.probability)
 
 
+def test_boxes_and_points_are_drawn_where_they_are():
+    points = torch.tensor([[[8.0, 16.0], [40.0, 32.0], [50.0, 50.0], [20.0, 20.0]]])
+    says = torch.tensor([[2, 3, 0, 1]])
+    empty = Prompts(points, says, torch.zeros(1, 1, 16, 16), torch.tensor([False]))
+    shown = sam2.drawn(empty).masks[0, 0]
+    assert shown[6, 8] > 0 > shown[2, 8]  # in the box, and above it
+    assert shown[5, 5] > shown[6, 8]  # a click inside says more than the box
+    assert shown[12, 12] < shown[2, 8]  # and one outside, too
+    rough = empty._replace(masks=torch.full((1, 1, 16, 16), 0.5), has_mask=torch.tensor([True]))
+    assert sam2.drawn(rough).masks[0, 0, 2, 8] == 0.5  # a mask says more than a box
+
+
 # --- geometry ------------------------------------------------------------------------------------
 
 
@@ -244,27 +256,27 @@ class Echo:
 
     def predict(self, *, point_coords, point_labels, box, mask_input, **_: object):
         y, x = np.indices((self.side, self.side))
-        if mask_input is not None:
-            assert mask_input.shape == (1, self.side // 4, self.side // 4)
-            logits = np.kron(mask_input[0], np.ones((4, 4)))
-        elif box is not None:
-            x0, y0, x1, y1 = box
-            inside = np.minimum.reduce([x - x0, x1 - x, y - y0, y1 - y]) + 0.5
-            logits = 4 * inside
-        else:
+        if point_coords is not None:
             distance = np.hypot(x - point_coords[0, 0], y - point_coords[0, 1])
             logits = 8 - distance
             # what the image shows where the point is
             row, column = np.rint(point_coords[0, ::-1]).astype(int)
             self.brightness = self.image[row, column]
+        elif box is not None:
+            x0, y0, x1, y1 = box
+            inside = np.minimum.reduce([x - x0, x1 - x, y - y0, y1 - y]) + 0.5
+            logits = 4 * inside
+        else:
+            assert mask_input.shape == (1, self.side // 4, self.side // 4)
+            logits = np.kron(mask_input[0], np.ones((4, 4)))
         return logits[None].astype(np.float32), np.array([0.7]), None
 
 
 SLICES = [((96, 128), (1.0, 1.0)), ((40, 128), (3.0, 1.0)), ((200, 60), (0.5, 1.2))]
 
 
-@pytest.fixture
-def echo(monkeypatch) -> Teacher:
+@pytest.fixture(params=[False, True], ids=["whole slice", "close-up"])
+def echo(monkeypatch, request) -> Teacher:
     made = []
 
     class Recorded(Echo):
@@ -276,7 +288,7 @@ def echo(monkeypatch) -> Teacher:
     model = SimpleNamespace(image_size=128)
     model.to = lambda _: model
     model.eval = lambda: model
-    teacher = Teacher(model, CPU)
+    teacher = Teacher(model, CPU, is_close_up=request.param)
     teacher.echo = made[0]  # type: ignore[attr-defined]
     return teacher
 
@@ -316,6 +328,7 @@ def test_what_is_no_slice_or_no_prompt_is_refused(echo):
     with pytest.raises(RuntimeError, match="set_slice"):
         echo.predict(points=[[1, 1]])
     echo.set_slice(np.full((8, 8), np.nan))
+    echo.predict(points=[[4, 4]])
     assert echo.echo.image.max() == 0
     with pytest.raises(BadInput, match="asked about nothing"):
         echo.predict()
