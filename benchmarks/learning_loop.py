@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -55,6 +56,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
+        torch.set_num_threads(args.threads)
         self.base = Session(device="cpu")
         self.figures: dict[str, object] = {}
         self._scans: dict[str, tuple[Volume, NDArray[np.uint8]]] = {}
@@ -102,6 +104,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--teacher", default="", help="another SAM2 than the bundled one")
     parser.add_argument("--scans", nargs="+", default=list(SCANS))
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default: %(default)s)")
     parser.add_argument("--unhurried", action="store_true", help="let steps limit, not minutes")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--json", type=Path, help="write the figures here, too")

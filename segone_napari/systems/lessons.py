@@ -121,13 +121,17 @@ def centre_of(image: Volume, seen: Seen, grid: Grid, *, in_head: bool) -> tuple[
 def make_scene(
     config: LessonConfig, image: Volume, seen: Seen, class_map: ClassMap, device: torch.device
 ) -> Scene | None:
-    """Cut out what a lesson looks at; None where its box lies outside of the image."""
+    """Cut out what a lesson looks at.
+
+    None where its box lies outside of the image, or where it learnt on heads and this is none.
+    """
+    if config.in_head and not is_head(seen.head):
+        return None
     grid = working_grid(image.grid, config.pixel_mm)
-    in_head = config.in_head and is_head(seen.head)
-    centre, stretch = centre_of(image, seen, grid, in_head=in_head)
+    centre, stretch = centre_of(image, seen, grid, in_head=config.in_head)
     sides = []
     for axis in range(3):
-        first, last = config.box_mm[axis] if in_head == config.in_head else (-1e4, 1e4)
+        first, last = config.box_mm[axis]
         to_voxels = 1 / (grid.spacing[axis] * stretch[axis])
         start = max(0, round(centre[axis] + first * to_voxels))
         stop = min(grid.shape[axis], round(centre[axis] + last * to_voxels) + 1)

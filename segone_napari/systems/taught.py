@@ -161,7 +161,7 @@ class TaughtSystem(SlicedSystem):
             seconds=time.monotonic() - started,
             uncertainty=entropy(values) if self.has_uncertainty else None,
             colour=term.colour,
-            warnings=self._warnings(encoded, term) if found else (),
+            warnings=self._warnings(encoded, term, found=found),
         )
 
     def _values(self, encoded: TaughtHead, term: Term) -> BoxedValues:
@@ -259,15 +259,19 @@ class TaughtSystem(SlicedSystem):
         truth, known = taught.told_on(scene, encoded.grid, by_term)
         return {plane: taught.drawn_slices(truth, known, plane) for plane in lesson.config.planes}
 
-    def _warnings(self, encoded: TaughtHead, term: Term) -> tuple[str, ...]:
-        """Sentences that a person must see beside the mask of a term that was found."""
+    def _warnings(self, encoded: TaughtHead, term: Term, *, found: bool) -> tuple[str, ...]:
+        """Sentences that a person must see beside the answer."""
         assert encoded.image is not None
         lesson = self.lesson_of(term.canonical, encoded.image)
         if lesson is not None and lesson.config.in_head != taught.is_head(encoded.head):
-            shown = "whole heads" if lesson.config.in_head else "images that show no whole head"
-            return (
-                f"{term.canonical!r} was learnt on {shown}, and this is another kind; check it",
-            )
+            if lesson.config.in_head:
+                return (f"{term.canonical!r} was learnt on whole heads, and this image shows none",)
+            if found:
+                return (
+                    f"{term.canonical!r} was learnt on images that show no whole head; check it",
+                )
+        if not found:
+            return ()
         if term.side not in ("left", "right"):
             return ()
         probability, origin = self._probability(encoded, term)
