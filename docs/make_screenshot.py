@@ -120,7 +120,7 @@ def correct(viewer: Any, widget: Any, film: Film) -> None:
     film.add(2000)
     widget._show_doubt(False)
     work.go_to(row.id)
-    widget._choose_tool("paint")
+    widget._correcting.choose_tool("paint")
     layer = work.layer_of(row.id)
     axis = viewer.dims.not_displayed[0]
     at = viewer.dims.current_step[axis]
@@ -132,9 +132,9 @@ def correct(viewer: Any, widget: Any, film: Film) -> None:
             if step % 4 == 0:
                 film.add(150)
     film.add(1500)
-    widget._undo()
+    widget._correcting.undo()
     film.add(1500)
-    widget._toggle_accepted()
+    widget._correcting.toggle_accepted()
     film.add(2500)
 
 

@@ -6,11 +6,18 @@ from html import escape
 
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QLabel, QVBoxLayout, QWidget
 
-from segone_napari.gui.shortcuts import OF_NAPARI, OF_THE_PANEL, OURS, Shortcut
+from segone_napari.gui.shortcuts import (
+    OF_NAPARI,
+    OF_THE_PANEL,
+    OF_THE_PREVIEW,
+    OURS,
+    Shortcut,
+)
 
 _GROUPS = (
     ("On the canvas and in the panel", OURS),
     ("Correcting, on the canvas (napari's own keys)", OF_NAPARI),
+    ("While SAM2 shows an outline", OF_THE_PREVIEW),
     ("In the panel", OF_THE_PANEL),
 )
 

@@ -23,7 +23,7 @@ from segone_napari import editing
 from segone_napari.gui import layers
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.layers import LayerImage
-from segone_napari.project import Change, EditHistory, ImageRef, Row, RowLocked
+from segone_napari.project import Change, EditHistory, ImageRef, Kind, Row, RowLocked
 from segone_napari.runtime import SegOneError
 
 Entry = tuple[Row, NDArray[np.uint8]]
@@ -197,6 +197,36 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
         self._change_in_thread(row_id, work)
 
+    def set_slices(
+        self, row_id: int, axis: int, first: int, masks: NDArray[np.uint8], *, kind: Kind
+    ) -> None:
+        """Give slices new masks, as one step.
+
+        Parameters
+        ----------
+        axis, first : the layer's axis that the slices lie along, and where the first one is.
+        masks : (N, rows, columns) in the layer's axis order.
+        """
+        shape = self.image.data.shape
+        sides = [slice(0, n) for n in shape]
+        sides[axis] = slice(first, first + len(masks))
+        box = layers.stored_box((sides[0], sides[1], sides[2]), self.values.layout, shape)
+        values = self.values.layout.to_stored(np.moveaxis(masks, 0, axis))
+
+        def work() -> Change | None:
+            return self.history.edit(row_id, values, kind=kind, box=box)
+
+        if len(masks) == 1:
+            self._do(work)
+        else:
+            self._change_in_thread(row_id, work)
+
+    def corrected_on_layer(self, row_id: int, axis: int) -> set[int]:
+        """The slices along a layer's axis that a person corrected since the last result."""
+        layout, size = self.values.layout, self.image.data.shape[axis]
+        stored = self.history.corrected_slices(row_id, layout.axes[axis])
+        return {size - 1 - index if layout.flips[axis] else index for index in stored}
+
     def set_visible(self, row_id: int, is_visible: bool) -> None:
         """Show or hide a row's layer; one that was deleted comes back."""
         layer = self.layer_of(row_id)
@@ -276,6 +306,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
     def _change_in_thread(self, row_id: int, work: Callable[[], Change | None]) -> None:
         """Change a mask off the GUI thread; nobody may paint on it meanwhile."""
         if self.is_busy:
+            self._queued.append(partial(self._change_in_thread, row_id, work))
             return
         layer = self.layer_of(row_id)
         mode = layer.mode if layer is not None else None
@@ -290,7 +321,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
                 self._bring_into_view(change)
             self.changed.emit()
             queued, self._queued = self._queued, []
-            for one in queued:
+            for one in queued:  # what makes it busy again puts the others back in the queue
                 one()
 
         def failed(error: Exception) -> None:

@@ -348,6 +348,16 @@ def layer_box(box: Box, layout: Layout, layer_shape: Sequence[int]) -> Box:
     return a, b, c
 
 
+def stored_box(box: Box, layout: Layout, layer_shape: Sequence[int]) -> Box:
+    """A box of the layer's array as a box of the volume (i, j, k)."""
+    sides = [slice(0)] * 3
+    for layer_axis, (axis, is_flipped) in enumerate(zip(layout.axes, layout.flips, strict=True)):
+        side, size = box[layer_axis], layer_shape[layer_axis]
+        sides[axis] = slice(size - side.stop, size - side.start) if is_flipped else side
+    i, j, k = sides
+    return i, j, k
+
+
 def colour_map(colour: tuple[int, int, int]) -> DirectLabelColormap:
     """A colormap that gives this colour (0 to 255) to label 1, and to others painted later."""
     opaque = (*(value / 255.0 for value in colour), 1.0)

@@ -5,20 +5,23 @@ They hold controls and say what a person wants by signals; they know nothing of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from qtpy.QtCore import QSize, Signal  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtCore import QSize, Qt, Signal  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QFrame,
     QHBoxLayout,
     QLabel,
-    QMenu,
     QPushButton,
+    QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
+from superqt import QFlowLayout
 
 from segone_napari.gui.shortcuts import tooltip
 
@@ -28,6 +31,14 @@ TOOLS: Mapping[str, tuple[str, str]] = {
     "fill": ("Fill", "Fill: click into a region to fill it"),
     "pan_zoom": ("Move", "Move and zoom the view"),
 }
+
+CLICK_TOOLS: Mapping[str, tuple[str, str]] = {
+    "click_add": ("Click +", "Click on what belongs to it; SAM2 outlines it on this slice"),
+    "click_subtract": ("Click −", "Click on what doesn't belong to it (also: Shift and Click +)"),
+    "box": ("Box", "Drag a box around it; SAM2 outlines it anew on this slice"),
+}
+SPREAD = "Carry this slice's outline to the slices beside it, as far as SAM2 is sure"
+INTERPOLATE = "Fill in the slices between those that you corrected"
 
 
 class Offer(QFrame):
@@ -76,66 +87,102 @@ class Offer(QFrame):
 
 
 class FixPanel(QWidget):
-    """Brush, eraser, fill, repairs, undo and redo.
+    """Brush, eraser, fill, SAM2's clicks and box, repairs, undo and redo.
 
     Signals
     -------
-    tool_chosen : the name of a mode of napari's Labels layer.
+    tool_chosen : the name of one of `TOOLS`: a mode of napari's Labels layer.
+    click_tool_chosen : the name of one of `CLICK_TOOLS`.
     repair_chosen : the name of a repair.
-    interpolate, undo, redo : as they say.
+    spread, interpolate, undo, redo, take, drop, teacher_wanted : as they say.
     """
 
     tool_chosen = Signal(str)
+    click_tool_chosen = Signal(str)
     repair_chosen = Signal(str)
+    spread = Signal()
     interpolate = Signal()
     undo = Signal()
     redo = Signal()
+    take = Signal()
+    drop = Signal()
+    teacher_wanted = Signal()
 
     def __init__(self, repairs: Mapping[str, str], parent: QWidget | None = None):
         super().__init__(parent)
         self.setObjectName("fix")
-        self._tools: dict[str, QToolButton] = {}
-        for mode, (title, words) in TOOLS.items():
-            self._tools[mode] = _icon_button(f"tool_{mode}", title, tooltip(words, mode))
-            self._tools[mode].setCheckable(True)
-            self._tools[mode].clicked.connect(lambda _=False, m=mode: self.tool_chosen.emit(m))
-        self._repair = _push("repair", "Repair", "One-click repairs of the structure")
-        menu = QMenu(self._repair)
-        for name, title in repairs.items():
-            action = menu.addAction(title)
-            assert action is not None
-            action.setObjectName(f"repair_{name}")
-            action.triggered.connect(lambda _=False, n=name: self.repair_chosen.emit(n))
-        self._repair.setMenu(menu)
-        words = "Fill in the slices between those that you corrected"
-        self._interpolate = _push("interpolate", "Interpolate", tooltip(words, "interpolate"))
-        self._interpolate.clicked.connect(self.interpolate)
+        self._target = ShortLabel("fix_target")
         self._undo = _push("undo", "Undo", "")
         self._redo = _push("redo", "Redo", "")
         self._undo.clicked.connect(self.undo)
         self._redo.clicked.connect(self.redo)
+        self._tools = {
+            mode: self._checkable(_icon_button(f"tool_{mode}", title, ""), self.tool_chosen, mode)
+            for mode, (title, _) in TOOLS.items()
+        }
+        self._click_tools = {
+            tool: self._checkable(_word_button(tool, title), self.click_tool_chosen, tool)
+            for tool, (title, _) in CLICK_TOOLS.items()
+        }
+        self._spread = _word_button("spread", "Spread")
+        self._spread.clicked.connect(self.spread)
+        self._interpolate = _word_button("interpolate", "Interpolate")
+        self._interpolate.clicked.connect(self.interpolate)
+        self._repairs = {name: _word_button(f"repair_{name}", repairs[name]) for name in repairs}
+        for name, button in self._repairs.items():
+            button.clicked.connect(lambda _=False, n=name: self.repair_chosen.emit(n))
+        self._more = _word_button("sam2_more", "⋯")
+        self._more.setAccessibleName("Choose the SAM2 model")
+        self._more.setToolTip("Choose the SAM2 model that clicks, boxes and Spread ask")
+        self._more.clicked.connect(self.teacher_wanted)
+        self._preview = PreviewBar()
+        self._preview.taken.connect(self.take)
+        self._preview.dropped.connect(self.drop)
         self._lay_out()
-        self.set_target(None, "draft", None)
+        self.set_target(None, "draft", None, None, "")
         self.set_steps(0, "", 0, "")
 
-    def set_target(self, name: str | None, state: str, mode: str | None) -> None:
-        """Say what would be corrected: the selected row's name and state, and its layer's mode."""
+    def set_target(
+        self, name: str | None, state: str, mode: str | None, tool: str | None, no_sam2: str
+    ) -> None:
+        """Say what would be corrected, and by what.
+
+        Parameters
+        ----------
+        name, state : of the selected row.
+        mode : its layer's.
+        tool : the one of `CLICK_TOOLS` that is on.
+        no_sam2 : why SAM2 can't be asked; empty if it can.
+        """
         can_fix = name is not None and state == "draft"
-        why = {
-            True: "",
-            False: "Select a structure first"
-            if name is None
-            else f"{name} is accepted; unlock it first",
-        }[can_fix]
-        for tool, button in self._tools.items():
+        why = ""
+        if not can_fix:
+            why = (
+                "Select a structure first"
+                if name is None
+                else f"{name} is accepted; unlock it first"
+            )
+        for one, button in self._tools.items():
             button.setEnabled(can_fix)
-            button.setChecked(can_fix and tool == mode)
-            words = tooltip(TOOLS[tool][1], tool)
-            button.setToolTip(why or words.replace("the selected structure", str(name)))
-        for control in (self._repair, self._interpolate):
-            control.setEnabled(can_fix)
-        self._target.setText(f"Fix {name}" if can_fix else "Fix")
-        self._target.setToolTip(why)
+            button.setChecked(can_fix and one == mode and tool is None)
+            words = TOOLS[one][1].replace("the selected structure", str(name))
+            button.setToolTip(why or tooltip(words, one))
+        for one, button in self._click_tools.items():
+            button.setEnabled(can_fix and not no_sam2)
+            button.setChecked(can_fix and one == tool)
+            button.setToolTip(why or no_sam2 or tooltip(CLICK_TOOLS[one][1], one))
+        self._spread.setEnabled(can_fix and not no_sam2)
+        self._spread.setToolTip(why or no_sam2 or tooltip(SPREAD, "spread"))
+        self._interpolate.setEnabled(can_fix)
+        self._interpolate.setToolTip(why or tooltip(INTERPOLATE, "interpolate"))
+        for one, button in self._repairs.items():
+            button.setEnabled(can_fix)
+            button.setToolTip(why or tooltip(f"{button.text()} of {name}", one))
+        self._target.set_words(f"Fix {name}" if can_fix else "Fix", why)
+
+    def set_preview(self, words: str, *, can_be_taken: bool) -> None:
+        """Show what SAM2 proposes, to take or drop; nothing where there are no words."""
+        self._preview.show_words(words, can_be_taken=can_be_taken)
 
     def set_steps(self, undo: int, undo_words: str, redo: int, redo_words: str) -> None:
         """Say how many steps there are back and forth, and what the next ones are."""
@@ -148,24 +195,62 @@ class FixPanel(QWidget):
             button.setToolTip(tooltip(f"{title}: {words}" if words else f"Nothing to {key}", key))
             button.setAccessibleName(f"{title}: {words}" if words else f"Nothing to {key}")
 
+    def _checkable(self, button: QToolButton, signal: Any, name: str) -> QToolButton:
+        button.setCheckable(True)
+        button.clicked.connect(lambda _=False: signal.emit(name))
+        return button
+
     def _lay_out(self) -> None:
-        self._target = QLabel()
-        self._target.setObjectName("fix_target")
         top = QHBoxLayout()
         top.setSpacing(4)
         top.addWidget(self._target, 1)
-        for button in self._tools.values():
-            top.addWidget(button)
-        bottom = QHBoxLayout()
-        bottom.setSpacing(4)
-        for control in (self._undo, self._redo, self._repair, self._interpolate):
-            bottom.addWidget(control)
-        bottom.insertStretch(2, 1)
+        top.addWidget(self._undo)
+        top.addWidget(self._redo)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
         column.addLayout(top)
-        column.addLayout(bottom)
+        column.addWidget(_flow([*self._tools.values(), *self._click_tools.values(), self._more]))
+        column.addWidget(_flow([self._spread, self._interpolate, *self._repairs.values()]))
+        column.addWidget(self._preview)
+
+
+class PreviewBar(QFrame):
+    """What SAM2 proposes on a slice, with two buttons; hidden while there is nothing.
+
+    Signals
+    -------
+    taken, dropped : the person decided.
+    """
+
+    taken = Signal()
+    dropped = Signal()
+
+    def __init__(self, parent: QWidget | None = None):
+        super().__init__(parent)
+        self.setObjectName("preview")
+        self._words = QLabel()
+        self._words.setObjectName("preview_words")
+        self._words.setWordWrap(True)
+        self._take = _push("preview_take", "Take ⏎", tooltip("Take the outline", "take"))
+        self._drop = _push("preview_drop", "Drop", tooltip("Drop it: nothing changes", "drop"))
+        self._take.setAccessibleName("Take the outline")
+        self._drop.setAccessibleName("Drop the outline")
+        self._take.clicked.connect(self.taken)
+        self._drop.clicked.connect(self.dropped)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(8, 4, 4, 4)
+        row.setSpacing(4)
+        row.addWidget(self._words, 1)
+        row.addWidget(self._take)
+        row.addWidget(self._drop)
+        self.hide()
+
+    def show_words(self, words: str, *, can_be_taken: bool) -> None:
+        """Show these words, or hide where there are none."""
+        self._words.setText(words)
+        self._take.setEnabled(can_be_taken)
+        self.setVisible(bool(words))
 
 
 class ReviewPanel(QWidget):
@@ -205,6 +290,55 @@ class ReviewPanel(QWidget):
         self._next.setEnabled(is_known)
         words = tooltip("Go to the slice where a look gains most", "doubt")
         self._next.setToolTip(words if is_known else missing)
+
+
+class ShortLabel(QLabel):
+    """A line that ends with an ellipsis where it is too long; its tooltip then says all."""
+
+    def __init__(self, name: str, parent: QWidget | None = None):
+        super().__init__(parent)
+        self.setObjectName(name)
+        self._whole = ""
+        self._hint = ""
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+
+    def set_words(self, words: str, hint: str = "") -> None:
+        """Say this; `hint` is the tooltip of what isn't cut."""
+        self._whole, self._hint = words, hint
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Fit the words into the new width."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        mode = Qt.TextElideMode.ElideRight
+        shown = self.fontMetrics().elidedText(self._whole, mode, max(0, self.width()))
+        self.setText(shown)
+        self.setToolTip(self._hint or ("" if shown == self._whole else self._whole))
+        self.setAccessibleName(self._whole)
+
+
+def _flow(widgets: Sequence[QWidget]) -> QWidget:
+    """Widgets in a line, in more lines where there isn't room."""
+    place = QWidget()
+    flow = QFlowLayout(place)
+    flow.setContentsMargins(0, 0, 0, 0)
+    flow.setHorizontalSpacing(3)
+    flow.setVerticalSpacing(3)
+    for widget in widgets:
+        flow.addWidget(widget)
+    return place
+
+
+def _word_button(name: str, title: str) -> QToolButton:
+    button = QToolButton()
+    button.setObjectName(name)
+    button.setText(title)
+    button.setProperty("words", True)
+    button.setAccessibleName(title)
+    return button
 
 
 def _push(name: str, title: str, hint: str) -> QPushButton:

@@ -74,7 +74,7 @@ class Review:
         axis = plane[0]
         drafts = [row for row in work.rows if row.state == "draft"]
         by_slice = self.doubt.by_slice([row.name for row in drafts], axis)
-        seen = self._seen[axis] | _corrected(work, [row.id for row in drafts], axis)
+        seen = self._seen[axis].union(*(work.corrected_on_layer(row.id, axis) for row in drafts))
         index = next_doubtful(by_slice, seen)
         if index is None:
             self._seen[axis].clear()
@@ -99,15 +99,6 @@ class Review:
         point[axis] = index
         world = self._image.data_to_world(point)
         self._viewer.dims.set_point(axis + self._viewer.dims.ndim - 3, world[axis])
-
-
-def _corrected(work: ImageWork, row_ids: list[int], axis: int) -> set[int]:
-    """Slices along a layer's axis that a person has painted on."""
-    layout, size = work.values.layout, work.image.data.shape[axis]
-    stored: set[int] = set()
-    for row_id in row_ids:
-        stored.update(work.history.corrected_slices(row_id, layout.axes[axis]))
-    return {size - 1 - index if layout.flips[axis] else index for index in stored}
 
 
 def _doubt_layer(image: Image, doubt: Doubt) -> Image:

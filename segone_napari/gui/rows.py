@@ -29,6 +29,9 @@ SWATCH_PX = 14
 REPLACE = "segone:replace"
 """Where a note's link leads that puts a new result in the place of a corrected mask."""
 
+DRAW = "segone:draw"
+"""Where a note's link leads that begins an empty outline of what isn't known or wasn't seen."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -81,6 +84,7 @@ class Row(QFrame):
     shown_anyway : the person wants to see what was judged not to be there.
     suggested : the person clicked on a suggestion (its name).
     replaced : the person wants the new result in the place of the corrected mask.
+    drawn : the person wants to outline it by hand.
     """
 
     chosen = Signal()
@@ -90,6 +94,7 @@ class Row(QFrame):
     shown_anyway = Signal()
     suggested = Signal(str)
     replaced = Signal()
+    drawn = Signal()
 
     def __init__(self, prompt: str, parent: QWidget | None = None):
         super().__init__(parent)
@@ -261,6 +266,8 @@ class Row(QFrame):
     def _on_link(self, where: str) -> None:
         if where == REPLACE:
             self.replaced.emit()
+        elif where == DRAW:
+            self.drawn.emit()
         else:
             self.suggested.emit(where)
 
@@ -346,15 +353,18 @@ def _facts_in_words(shown: Shown) -> str:
 def _note(shown: Shown, link_colour: str) -> str:
     sign = "⚠ " if shown.is_there else ""  # of what isn't there, a warning is just the reason
     lines = [sign + escape(warning) for warning in shown.warnings]
+
+    def link(where: str, words: str) -> str:
+        return f'<a href="{escape(where)}" style="color: {link_colour}">{escape(words)}</a>'
+
     if shown.is_kept:
-        link = f'<a href="{REPLACE}" style="color: {link_colour}">Replace it</a>'
-        lines.append(f"Your corrected outline was kept. {link} by the new result?")
+        replace = link(REPLACE, "Replace it")
+        lines.append(f"Your corrected outline was kept. {replace} by the new result?")
     if shown.suggestions:
-        links = ", ".join(
-            f'<a href="{escape(name)}" style="color: {link_colour}">{escape(name)}</a>'
-            for name in shown.suggestions
-        )
-        lines.append(f"Did you mean {links}?")
+        names = ", ".join(link(name, name) for name in shown.suggestions)
+        lines.append(f"Did you mean {names}?")
+    if shown.row_id is None:
+        lines.append(link(DRAW, "Outline it yourself"))
     return "<br>".join(lines)
 
 

@@ -35,7 +35,14 @@ OURS = (
     Shortcut("redo", "Control-Shift-Z", "Ctrl+Shift+Z", "Redo"),
     Shortcut("doubt", "N", "N", "Go to the next doubtful slice"),
     Shortcut("accept", "Control-Enter", "Ctrl+Return", "Accept the structure, or unlock it"),
+    Shortcut("click_add", "A", "A", "SAM2: click on what belongs to the structure"),
+    Shortcut("click_subtract", "S", "S", "SAM2: click on what doesn't"),
+    Shortcut("box", "R", "R", "SAM2: drag a box around the structure"),
+    Shortcut("spread", "G", "G", "SAM2: spread this slice's outline to its neighbours"),
     Shortcut("interpolate", "I", "I", "Fill in the slices between corrected ones"),
+    Shortcut("largest", "K", "K", "Keep the largest part"),
+    Shortcut("holes", "H", "H", "Fill holes"),
+    Shortcut("smooth", "O", "O", "Smooth (round off)"),
     Shortcut("prompt", "Control-L", "Ctrl+L", "Go to the prompt line"),
     Shortcut("cheat_sheet", "F1", "F1", "Show this list"),
 )
@@ -55,15 +62,23 @@ OF_NAPARI = (
 )
 """napari's own keys, on the canvas, as they are unless a person has changed them."""
 
+OF_THE_PREVIEW = (
+    Shortcut("take", "", "Enter", "Take SAM2's outline"),
+    Shortcut("drop", "", "Esc", "Drop it"),
+    Shortcut("step_back", "", "Ctrl+Z", "Take the last click or box back"),
+    Shortcut("opposite", "", "Shift+click", "Click − while Click + is on, and the other way round"),
+)
+"""While there is an outline of SAM2's to take or drop."""
+
 OF_THE_PANEL = (
     Shortcut("segment", "", "Enter", "Outline what is typed"),
     Shortcut("cancel", "", "Esc", "Cancel"),
     Shortcut("former", "", "↑ and ↓", "Former prompts; ↓ also goes into the list of names"),
-    Shortcut("largest", "", "Enter on a row", "Go to the structure's largest slice"),
+    Shortcut("go_to", "", "Enter on a row", "Go to the structure's largest slice"),
     Shortcut("remove", "", "Delete on a row", "Remove the structure"),
 )
 
-_BY_NAME = {one.name: one for one in (*OURS, *OF_NAPARI, *OF_THE_PANEL)}
+_BY_NAME = {one.name: one for one in (*OURS, *OF_NAPARI, *OF_THE_PREVIEW, *OF_THE_PANEL)}
 
 
 def tooltip(words: str, name: str) -> str:

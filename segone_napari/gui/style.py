@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+
 from napari.utils.theme import get_theme
 
 _SHEET = """
@@ -13,18 +15,22 @@ QLabel#warning, QLabel#not_saved {{
     color: {text}; background-color: {warning_faint}; border-left: 3px solid {warning};
     padding: 5px 6px;
 }}
-QFrame#offer {{ background-color: {current_faint}; border-left: 3px solid {current}; }}
-QFrame#offer QLabel {{ background: transparent; }}
+QFrame#offer, QFrame#preview {{
+    background-color: {current_faint}; border-left: 3px solid {current};
+}}
+QFrame#offer QLabel, QFrame#preview QLabel {{ background: transparent; }}
 QFrame#line {{ background-color: {foreground}; max-height: 1px; border: 0px; }}
 QLineEdit#prompt {{ padding: 4px 6px; font-size: {large}; border: 1px solid {secondary}; }}
 QLineEdit#prompt:focus {{ border: 1px solid {current}; }}
 QPushButton {{ padding: 3px 8px; }}
 QPushButton:focus {{ border: 1px solid {text}; }}
-QPushButton#segment, QPushButton#offer_yes {{
+QPushButton#segment, QPushButton#offer_yes, QPushButton#preview_take {{
     background-color: {current}; padding: 5px 10px; font-weight: 600;
 }}
-QPushButton#offer_yes {{ padding: 3px 10px; }}
-QPushButton#segment:hover, QPushButton#offer_yes:hover {{ background-color: {current_hover}; }}
+QPushButton#offer_yes, QPushButton#preview_take {{ padding: 3px 10px; }}
+QPushButton#segment:hover, QPushButton#offer_yes:hover, QPushButton#preview_take:hover {{
+    background-color: {current_hover};
+}}
 QPushButton#cheat_sheet {{ padding: 3px 9px; font-weight: 600; }}
 QProgressBar#progress::chunk {{ background-color: {current}; }}
 QScrollArea#results_area, QWidget#results {{ background: transparent; border: 0px; }}
@@ -51,6 +57,8 @@ QToolButton#tool_erase {{ image: url("theme_{id}:/erase.svg"); }}
 QToolButton#tool_fill {{ image: url("theme_{id}:/fill.svg"); }}
 QToolButton#tool_pan_zoom {{ image: url("theme_{id}:/pan_arrows.svg"); }}
 QWidget#fix QToolButton {{ width: 22px; height: 22px; padding: 2px; background: {foreground}; }}
+QWidget#fix QToolButton[words="true"] {{ width: auto; height: 20px; padding: 3px 6px; }}
+QWidget#fix QToolButton[words="true"]:disabled {{ color: {disabled}; }}
 QWidget#fix QToolButton:checked {{ background-color: {current}; }}
 QWidget#fix QToolButton:disabled {{ background: transparent; border: 1px solid {foreground}; }}
 """
@@ -70,6 +78,7 @@ def style_sheet(theme_id: str) -> str:
         id=theme.id,
         text=theme.text.as_rgb(),
         muted=_faded(theme.text.as_rgb_tuple(alpha=False), 0.72),
+        disabled=_faded(theme.text.as_rgb_tuple(alpha=False), 0.45),
         foreground=theme.foreground.as_rgb(),
         primary=theme.primary.as_rgb(),
         secondary=theme.secondary.as_rgb(),
@@ -88,6 +97,13 @@ def popup_style_sheet(theme_id: str) -> str:
     return _POPUP.format(
         primary=theme.primary.as_rgb(), text=theme.text.as_rgb(), current=theme.current.as_rgb()
     )
+
+
+def colour_of_row(number: int) -> tuple[int, int, int]:
+    """A bright colour (0 to 255) for a row that has none; neighbouring numbers differ much."""
+    hue = (0.08 + number * 0.618) % 1.0  # the golden ratio spreads them evenly
+    red, green, blue = (round(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.75, 1.0))
+    return red, green, blue
 
 
 def link_colour(theme_id: str) -> str:

@@ -36,6 +36,7 @@ from segone_napari.config import PRESETS, SegmentOptions, help_of
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.gui import cases, incoming, layers, style
 from segone_napari.gui.cheatsheet import CheatSheet
+from segone_napari.gui.correcting import Correcting
 from segone_napari.gui.doubt import Doubt, doubt_of
 from segone_napari.gui.exporting import ExportWindow
 from segone_napari.gui.imagework import REPAIRS, Entry, ImageWork
@@ -47,6 +48,7 @@ from segone_napari.gui.preferences import Preferences, project_folder
 from segone_napari.gui.prompt import PromptLine, names_to_offer
 from segone_napari.gui.review import Review, is_doubt_layer
 from segone_napari.gui.rows import Row, Rows, Shown
+from segone_napari.gui.sam2 import LoadTeacher, load_teacher
 from segone_napari.gui.saving import Saver
 from segone_napari.gui.shortcuts import Bindings, tooltip
 from segone_napari.gui.workers import Engine, Request, Segmenter
@@ -72,6 +74,7 @@ class SegOneWidget(QWidget):
     napari_viewer : the viewer that it is docked in.
     make_session : makes what answers, from the names of a preset and a device; called in the
         worker's thread.
+    load_teacher : makes what clicks and boxes ask; called in another worker's thread.
     """
 
     _problem_told = Signal(object)  # from any thread
@@ -80,6 +83,7 @@ class SegOneWidget(QWidget):
         self,
         napari_viewer: Any,
         make_session: Callable[[str, str], Segmenter] = make_session,
+        load_teacher: LoadTeacher = load_teacher,
     ):
         super().__init__()
         self.setObjectName("segone")
@@ -115,8 +119,10 @@ class SegOneWidget(QWidget):
         self._device = ""
         self._windows: list[QWidget] = []
         self._build()
+        self._correcting = Correcting(napari_viewer, self._fix, load_teacher, self)
         self._bindings = Bindings(napari_viewer, self, self._actions(), self._is_ours)
         self._connect()
+        self._set_working(False)
         self._restyle()
         self._refresh_images()
         self._follow_selection()
@@ -158,6 +164,9 @@ class SegOneWidget(QWidget):
 
     def cancel(self) -> None:
         """Stop what runs, and take away what was only half shown."""
+        if self._correcting.is_spreading:
+            self._correcting.cancel()
+            self._status.setText("Cancelled; nothing was spread")
         if not self._is_working:
             return
         self._stop_asking()
@@ -191,8 +200,11 @@ class SegOneWidget(QWidget):
         self._open_window(ExportWindow(self._work, self._keeper, self._preferences, options, self))
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        """Cancel by Esc, which the prompt line doesn't use itself."""
-        if event is not None and event.key() == Qt.Key.Key_Escape and self._is_working:
+        """Drop a preview or cancel by Esc, which the prompt line doesn't use itself."""
+        is_escape = event is not None and event.key() == Qt.Key.Key_Escape
+        if is_escape and self._correcting.clicks.step is not None:
+            self._correcting.clicks.drop()
+        elif is_escape and not self._cancel.isHidden():
             self.cancel()
         else:
             super().keyPressEvent(event)
@@ -237,7 +249,6 @@ class SegOneWidget(QWidget):
         self._saved = _text("saved", "Whether everything is saved")
         self._not_saved = _text("not_saved", "Warning: not saved")
         self._lay_out()
-        self._set_working(False)
 
     def _lay_out(self) -> None:
         top = QHBoxLayout()
@@ -285,11 +296,8 @@ class SegOneWidget(QWidget):
 
     def _actions(self) -> dict[str, Callable[[], None]]:
         return {
-            "undo": self._undo,
-            "redo": self._redo,
+            **self._correcting.actions,
             "doubt": self._next_doubtful,
-            "accept": self._toggle_accepted,
-            "interpolate": self._interpolate,
             "prompt": self._go_to_prompt,
             "cheat_sheet": self._show_cheat_sheet,
         }
@@ -309,11 +317,11 @@ class SegOneWidget(QWidget):
         self._engine.warned.connect(self._on_warned)
         self._engine.failed.connect(self._on_failed)
         self._engine.device_known.connect(self._on_device_known)
-        self._fix.tool_chosen.connect(self._choose_tool)
-        self._fix.repair_chosen.connect(self._repair)
-        self._fix.interpolate.connect(self._interpolate)
-        self._fix.undo.connect(self._undo)
-        self._fix.redo.connect(self._redo)
+        self._correcting.told.connect(self._status.setText)
+        self._correcting.failed.connect(self._tell_error)
+        self._correcting.warned.connect(show_warning)
+        self._correcting.spreading.connect(self._show_progress)
+        self._correcting.progressed.connect(self._show_steps)
         self._help.clicked.connect(self._show_cheat_sheet)
         self._review_panel.doubt_shown.connect(self._show_doubt)
         self._review_panel.next_doubtful.connect(self._next_doubtful)
@@ -370,7 +378,7 @@ class SegOneWidget(QWidget):
             layer.events.data.connect(self._on_data_changed)
             layer.events.visible.connect(self._refresh_tools)
         elif isinstance(layer, Labels):
-            layer.events.mode.connect(self._refresh_tools)
+            layer.events.mode.connect(self._correcting.on_mode)
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value
@@ -380,6 +388,7 @@ class SegOneWidget(QWidget):
             work.on_layer_removed(layer)
         for review in self._reviews.values():
             review.on_layer_removed(layer)
+        self._correcting.on_layer_removed(layer)
         self._let_image_go(layer)
         if layer is self._image:
             self._choose(None)
@@ -447,6 +456,7 @@ class SegOneWidget(QWidget):
                 self._warning.setText(str(error))
             else:
                 self._open_work(image, self._values)
+        self._correcting.set_work(self._work)
         self._refresh_header()
         self._refresh_sides()
         self._show_rows()
@@ -478,6 +488,7 @@ class SegOneWidget(QWidget):
         if (review := self._reviews.pop(unique_id, None)) is not None:
             review.close()
         if (work := self._works.pop(unique_id, None)) is not None:
+            self._correcting.set_work(self._work)
             self._saver.remove(work)
             work.close()
 
@@ -565,6 +576,7 @@ class SegOneWidget(QWidget):
             self,
         )
         self._works[image.unique_id] = work
+        self._correcting.set_work(self._work)
         self._reviews.setdefault(image.unique_id, Review(self._viewer, image))
         work.changed.connect(self._on_work_changed)
         work.visibility_changed.connect(self._refresh_chosen)
@@ -642,6 +654,7 @@ class SegOneWidget(QWidget):
 
     def _on_work_changed(self) -> None:
         self._show_rows()
+        self._correcting.on_work_changed()
         self._refresh_tools()
 
     def _on_problem(self, problem: NotSaved) -> None:
@@ -678,8 +691,13 @@ class SegOneWidget(QWidget):
 
     def _set_working(self, is_working: bool) -> None:
         self._is_working = is_working
-        self._cancel.setVisible(is_working)
-        self._progress.setVisible(is_working)
+        self._show_progress(is_working)
+
+    def _show_progress(self, is_shown: bool) -> None:
+        self._first_step = None
+        is_shown = is_shown or self._is_working or self._correcting.is_spreading
+        self._cancel.setVisible(is_shown)
+        self._progress.setVisible(is_shown)
         self._progress.setRange(0, 0)  # moves without a number until the first step is told
         self._progress.setFormat("")
 
@@ -691,8 +709,10 @@ class SegOneWidget(QWidget):
             self._status.setText(words)
 
     def _on_progressed(self, number: int, done: int, total: int) -> None:
-        if self._is_outdated(number):
-            return
+        if not self._is_outdated(number):
+            self._show_steps(done, total)
+
+    def _show_steps(self, done: int, total: int) -> None:
         now = time.monotonic()
         if self._first_step is None or done < self._first_step[1]:
             self._first_step = (now, done)
@@ -893,6 +913,7 @@ class SegOneWidget(QWidget):
             partial(self._with_row, row, lambda work, row_id: work.set_state(row_id, "draft"))
         )
         row.replaced.connect(partial(self._replace, row))
+        row.drawn.connect(partial(self._outline_by_hand, row))
         return row
 
     def _with_row(self, row: Row, action: Callable[..., None], *values: Any) -> None:
@@ -919,6 +940,29 @@ class SegOneWidget(QWidget):
         if entry is not None:
             work.put([entry], {}, self._show_rows)
 
+    def _outline_by_hand(self, row: Row) -> None:
+        """Begin an empty row in the place of what isn't known or wasn't seen."""
+        work, image = self._work, self._image
+        if work is None or image is None:
+            return
+        refused = self._refused.get(image.unique_id, [])
+        shown = next((one for one in refused if one.name == row.name), None)
+        if shown is None:
+            return
+        refused.remove(shown)
+        colour = style.colour_of_row(len(work.rows))
+        structure = Structure(shown.prompt, shown.name, colour=colour)
+        empty = np.zeros(work.values.grid.shape, dtype=np.uint8)
+        words = f"empty outline of {shown.name}"
+
+        def then() -> None:
+            added = work.row_named(shown.name)
+            if added is not None and work is self._work:
+                work.go_to(added.id)
+                self._status.setText(f"Outline {shown.name}: brush, clicks or a box, then Spread")
+
+        work.put([(structure, empty)], {}, then, words=words)
+
     def _refresh_chosen(self) -> None:
         active, work = self._viewer.layers.selection.active, self._work
         for row in self._rows:
@@ -928,78 +972,14 @@ class SegOneWidget(QWidget):
                 row.set_shown(layer is not None and layer.visible)
             row.set_chosen(active is not None and layer is active)
 
-    # Correcting and reviewing --------------------------------------------------------------
-
-    def _target(self) -> Structure | None:
-        """The row whose layer is selected."""
-        active = self._viewer.layers.selection.active
-        return None if self._work is None else self._work.row_of(active)
+    # Reviewing, and what else there is -----------------------------------------------------
 
     def _refresh_tools(self, event: Any = None) -> None:
-        work, target, review = self._work, self._target(), self._review
-        mode = None
-        if work is not None and target is not None:
-            layer = work.layer_of(target.id)
-            mode = None if layer is None else str(layer.mode)
-        is_busy = work is not None and work.is_busy
-        self._fix.set_target(
-            None if target is None or is_busy else target.name,
-            "draft" if target is None else target.state,
-            mode,
-        )
-        if work is None:
-            self._fix.set_steps(0, "", 0, "")
-        else:
-            history = work.history
-            self._fix.set_steps(
-                history.undo_count, history.undo_words, history.redo_count, history.redo_words
-            )
+        work, review = self._work, self._review
+        self._correcting.refresh()
         is_known = review is not None and review.doubt is not None
         self._review_panel.set_doubt(is_known, review is not None and review.is_shown)
         self._export.setEnabled(work is not None and any(r.state != "not found" for r in work.rows))
-
-    def _choose_tool(self, mode: str) -> None:
-        work, target = self._work, self._target()
-        layer = work.layer_of(target.id) if work is not None and target is not None else None
-        if layer is not None:
-            layer.visible = True
-            if mode in ("paint", "fill"):
-                layer.selected_label = 1
-            layer.mode = mode
-        self._refresh_tools()
-
-    def _repair(self, name: str) -> None:
-        self._with_target(lambda work, row: work.repair(row.id, name))
-
-    def _interpolate(self) -> None:
-        plane = None
-        if self._image is not None:
-            plane = layers.slice_on_screen(self._viewer, self._image)
-        if plane is not None and self._values is not None:
-            axis = self._values.layout.axes[plane[0]]
-            self._with_target(lambda work, row: work.interpolate(row.id, axis))
-
-    def _with_target(self, action: Callable[[ImageWork, Structure], None]) -> None:
-        work, target = self._work, self._target()
-        if work is None or target is None:
-            self._status.setText("Select a structure first: click on its row")
-        elif target.state == "accepted":
-            self._status.setText(f"{target.name} is accepted; unlock it first")
-        else:
-            action(work, target)
-
-    def _toggle_accepted(self) -> None:
-        work, target = self._work, self._target()
-        if work is not None and target is not None:
-            work.set_state(target.id, "draft" if target.state == "accepted" else "accepted")
-
-    def _undo(self) -> None:
-        if self._work is not None and not self._is_working:
-            self._work.undo()
-
-    def _redo(self) -> None:
-        if self._work is not None and not self._is_working:
-            self._work.redo()
 
     def _show_doubt(self, is_shown: bool) -> None:
         if self._review is not None:
@@ -1030,6 +1010,7 @@ class _ShutDown:
 
     def __init__(self, widget: SegOneWidget, listeners: list[tuple[Any, Callable[..., None]]]):
         self._engine = widget._engine
+        self._correcting = widget._correcting
         self._keeper = widget._keeper
         self._saver = widget._saver
         self._letters = widget._letters
@@ -1043,6 +1024,7 @@ class _ShutDown:
             return
         self._is_done = True
         self._engine.stop()
+        self._correcting.stop()
         for event, callback in self._listeners:
             event.disconnect(callback)
         self._letters.remove()

@@ -19,7 +19,8 @@ from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ign
 
 from segone_napari.gui.doubt import doubt_of
 from segone_napari.gui.layers import LayerImage, answer
-from segone_napari.runtime import BadInput, Cancelled, Progress, choose_device, no_progress
+from segone_napari.gui.troubles import gpu_trouble, in_words
+from segone_napari.runtime import Cancelled, Progress, choose_device, no_progress
 from segone_napari.systems.base import Result
 from segone_napari.volume import Volume
 
@@ -131,7 +132,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
             try:
                 self._answer(request)
             except Exception as error:  # a GPU can run full, or be gone; the CPU is always there
-                trouble = _gpu_trouble(error)
+                trouble = gpu_trouble(error)
                 if trouble is None or self._device == "cpu":
                     raise
                 # 1. What the GPU holds is let go with the session before the CPU begins anew.
@@ -145,7 +146,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
         except Cancelled:
             return
         except Exception as error:  # whatever went wrong is told, and the program goes on
-            self._tell(self.failed, request.number, _in_words(error, request))
+            self._tell(self.failed, request.number, in_words(error, request.image))
 
     def _answer(self, request: Request) -> None:
         self._check(request.number)
@@ -258,33 +259,3 @@ def _spare_what_is_loaded() -> None:
     if not _has_spared:
         _has_spared.append(True)
         gc.freeze()
-
-
-def _gpu_trouble(error: Exception) -> str | None:
-    """What to say if a GPU is full or gone; None for every other error."""
-    words = str(error)
-    is_gpu = any(name in words for name in ("CUDA", "cuDNN", "CUBLAS", "MPS", "HIP "))
-    if not isinstance(error, RuntimeError) or not is_gpu:
-        return None
-    what = "is full" if "out of memory" in words.lower() else "stopped answering"
-    return f"The GPU {what}, so SegOne now works on the CPU: the masks are as good, but slower"
-
-
-def _in_words(error: Exception, request: Request) -> Exception:
-    """The error in words that help, if it is one of a lost file or of too little memory."""
-    if isinstance(error, OSError):
-        return BadInput(
-            f"'{request.image.name}' can't be read any more ({error.strerror or error}); "
-            "open it again"
-        )
-    words = str(error).lower()
-    is_memory = isinstance(error, MemoryError) or any(
-        sign in words for sign in ("out of memory", "can't allocate memory", "unable to allocate")
-    )
-    if not is_memory:
-        return error
-    size = " × ".join(str(n) for n in request.image.grid.shape)
-    return BadInput(
-        f"the memory isn't enough for '{request.image.name}' ({size} voxels); close other images "
-        "or programs, or choose the preset Fast, and ask again"
-    )

@@ -38,6 +38,7 @@ before, and the value or values after."""
 WORDS: Mapping[Kind, str] = {
     "brush": "brush on",
     "sam2": "SAM2 on",
+    "spread": "spreading of",
     "repair": "repair of",
     "interpolation": "interpolation of",
     "result": "new result for",

@@ -16,9 +16,10 @@ from segone_napari.volume import Box, Grid, Volume
 
 State = Literal["draft", "accepted", "not found"]
 
-Kind = Literal["brush", "sam2", "repair", "interpolation", "result", "row"]
-"""What made an edit. ``brush`` is also the eraser and the fill; ``result`` is the model's answer;
-``row`` changes facts of a row, adds it or takes it away."""
+Kind = Literal["brush", "sam2", "spread", "repair", "interpolation", "result", "row"]
+"""What made an edit. ``brush`` is also the eraser and the fill; ``sam2`` is what a person clicked
+and took on a slice, and ``spread`` carries it to slices that nobody looked at; ``result`` is the
+model's answer; ``row`` changes facts of a row, adds it or takes it away."""
 
 BY_HAND: tuple[Kind, ...] = ("brush", "sam2")
 """The kinds by which a person says which voxels belong to a structure."""

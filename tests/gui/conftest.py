@@ -10,7 +10,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from segone_napari.models.teacher import Proposal
 from segone_napari.runtime import Progress, no_progress
 from segone_napari.systems.base import Result
 from segone_napari.volume import Volume
@@ -102,6 +104,45 @@ class ThresholdSegmenter:
         )
 
 
+class BrightTeacher:
+    """Stands for SAM2: outlines bright pixels that are connected to what it is told about.
+
+    It is sure of what it sees as long as there is any. `gate`, when given, holds it up before it
+    looks at a slice until it is set.
+    """
+
+    def __init__(self, gate: threading.Event | None = None):
+        self.gate = gate
+        self.looked: list[tuple[float, float]] = []
+        self.threads: set[int] = set()
+        self.error: Exception | None = None
+        self._pixels = np.zeros((1, 1))
+
+    def set_slice(self, image: Any, spacing: tuple[float, float] = (1.0, 1.0)) -> None:
+        while self.gate is not None and not self.gate.wait(0.02):
+            pass
+        if self.error is not None:
+            raise self.error
+        self.threads.add(threading.get_ident())
+        self.looked.append(spacing)
+        self._pixels = np.asarray(image)
+
+    def predict(
+        self, box: Any = None, points: Any = None, labels: Any = None, mask: Any = None
+    ) -> Proposal:
+        parts, _ = ndimage.label(self._pixels > 150)
+        told = np.zeros(parts.shape, bool) if mask is None else np.asarray(mask) > 0.5
+        if box is not None:
+            first_row, first_column, last_row, last_column = np.rint(box).astype(int)
+            told[first_row : last_row + 1, first_column : last_column + 1] = True
+        wanted = set(np.unique(parts[told]).tolist())
+        for (row, column), label in zip(points or (), labels or (), strict=True):
+            part = int(parts[round(row), round(column)])
+            wanted = wanted | {part} if label else wanted - {part}
+        probability = np.isin(parts, list(wanted - {0})).astype(np.float32)
+        return Proposal(probability, 0.9 if probability.any() else 0.1)
+
+
 @pytest.fixture(autouse=True)
 def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep a person's own preferences and work out of the tests; returns the project's folder."""
@@ -120,19 +161,34 @@ def segmenter() -> ThresholdSegmenter:
 
 
 @pytest.fixture
+def teacher() -> BrightTeacher:
+    return BrightTeacher()
+
+
+@pytest.fixture
 def open_widget(
-    make_napari_viewer: Callable[..., Any], segmenter: ThresholdSegmenter
+    make_napari_viewer: Callable[..., Any],
+    segmenter: ThresholdSegmenter,
+    teacher: BrightTeacher,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., tuple[Any, Any]]:
     """Dock the widget in a real viewer: ``open_widget(volume) -> (viewer, widget)``."""
+    from segone_napari.gui import correcting
     from segone_napari.gui.layers import image_layer_data
     from segone_napari.gui.widget import SegOneWidget
+
+    monkeypatch.setattr(correcting, "why_none", lambda source: "")
 
     def open_it(volume: Volume | None = None) -> tuple[Any, Any]:
         viewer = make_napari_viewer(show=True)
         if volume is not None:
             data, arguments, _ = image_layer_data(volume)
             viewer.add_image(data, **arguments)
-        widget = SegOneWidget(viewer, make_session=lambda preset, device: segmenter)
+        widget = SegOneWidget(
+            viewer,
+            make_session=lambda preset, device: segmenter,
+            load_teacher=lambda source, device: teacher,
+        )
         viewer.window.add_dock_widget(widget, name="SegOne", area="right")
         return viewer, widget
 

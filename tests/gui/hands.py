@@ -95,6 +95,16 @@ def drag(qtbot: Any, viewer: Any, start: tuple[int, ...], stop: tuple[int, ...])
     qtbot.mouseRelease(native, button, pos=points[1])
 
 
+def click_on(qtbot: Any, viewer: Any, voxel: tuple[int, ...], *modifiers: Any) -> None:
+    """Click on a voxel of the active layer, on the slice on screen."""
+    held = Qt.KeyboardModifier.NoModifier
+    for modifier in modifiers:
+        held |= modifier
+    where = _on_canvas(viewer, viewer.layers.selection.active, voxel)
+    qtbot.mouseMove(canvas(viewer), where)
+    qtbot.mouseClick(canvas(viewer), Qt.MouseButton.LeftButton, held, pos=where)
+
+
 def _move_held(native: Any, point: QPoint, button: Any) -> None:
     """Move the mouse with its button held, which qtbot can't."""
     from qtpy.QtCore import QEvent, QPointF

@@ -1,0 +1,35 @@
+"""What to say when a worker fails for want of memory, of a file or of the GPU."""
+
+from __future__ import annotations
+
+from segone_napari.gui.layers import LayerImage
+from segone_napari.runtime import BadInput
+
+
+def gpu_trouble(error: Exception) -> str | None:
+    """What to say if a GPU is full or gone; None for every other error."""
+    words = str(error)
+    is_gpu = any(name in words for name in ("CUDA", "cuDNN", "CUBLAS", "MPS", "HIP "))
+    if not isinstance(error, RuntimeError) or not is_gpu:
+        return None
+    what = "is full" if "out of memory" in words.lower() else "stopped answering"
+    return f"The GPU {what}, so SegOne now works on the CPU: the masks are as good, but slower"
+
+
+def in_words(error: Exception, image: LayerImage) -> Exception:
+    """The error in words that help, if it is one of a lost file or of too little memory."""
+    if isinstance(error, OSError):
+        return BadInput(
+            f"'{image.name}' can't be read any more ({error.strerror or error}); open it again"
+        )
+    words = str(error).lower()
+    is_memory = isinstance(error, MemoryError) or any(
+        sign in words for sign in ("out of memory", "can't allocate memory", "unable to allocate")
+    )
+    if not is_memory:
+        return error
+    size = " × ".join(str(n) for n in image.grid.shape)
+    return BadInput(
+        f"the memory isn't enough for '{image.name}' ({size} voxels); close other images "
+        "or programs, or choose the preset Fast, and ask again"
+    )
