@@ -405,12 +405,18 @@ def _add_view(commands: Any) -> None:
     parser.add_argument(
         "image", metavar="IMAGE", type=Path, nargs="?", help="an MRI to open: a file or a folder"
     )
+    parser.add_argument(
+        "--teacher",
+        metavar="SAM2",
+        help="what clicks and boxes ask: a checkpoint folder, a .safetensors file of Meta's, or "
+        "a name on the hub (default: the one chosen in the panel, or the bundled one)",
+    )
     _add_choice(parser)
 
 
 def _view(args: argparse.Namespace) -> None:
     try:
-        open_viewer(args.image, series=args.series, volume=args.volume)
+        open_viewer(args.image, series=args.series, volume=args.volume, teacher=args.teacher)
     except ManySeries as many:
         print_series(many.study)
         raise
@@ -422,6 +428,7 @@ def open_viewer(
     *,
     series: int | str | None = None,
     volume: int | None = None,
+    teacher: str | None = None,
 ) -> None:
     """Open napari with the widget and stay until it is closed.
 
@@ -433,7 +440,7 @@ def open_viewer(
     from segone_napari.gui import app
 
     try:
-        app.view(image, series=series, volume=volume, results=results)
+        app.view(image, series=series, volume=volume, results=results, teacher=teacher)
     except ImportError as error:
         raise BadInput(
             f"napari can't be loaded ({error}); python -m pip install 'segone-napari[qt]', "

@@ -21,6 +21,7 @@ def view(
     series: int | str | None = None,
     volume: int | None = None,
     results: Sequence[Result] | None = None,
+    teacher: str | None = None,
 ) -> None:
     """Open napari with an image, the widget and results, and run until it is closed.
 
@@ -29,7 +30,7 @@ def view(
     BadInput
         If the image can't be read (before a window opens), or there is no display.
     """
-    open_viewer(image_path, series=series, volume=volume, results=results)
+    open_viewer(image_path, series=series, volume=volume, results=results, teacher=teacher)
     import napari
 
     napari.run()

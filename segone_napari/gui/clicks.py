@@ -183,7 +183,7 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
         mask = step.mask
         self._clear()
         work.set_slices(row_id, where.axis, where.index, mask[None].astype(np.uint8), kind="sam2")
-        self.told.emit(f"Taken on slice {where.index}. Spread carries it to the slices beside it")
+        self.told.emit(f"Taken on slice {where.index}; G spreads it further")
         self.changed.emit()
 
     def drop(self) -> None:
@@ -243,7 +243,7 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
             self._steps[-1], probability=proposal.probability, quality=proposal.quality
         )
         self._draw()
-        self.told.emit("Enter takes the outline, Esc drops it; more clicks make it better")
+        self.told.emit("Enter takes it, Esc drops it, clicks refine it")
         self.changed.emit()
 
     def _on_failed(self, error: Exception) -> None:

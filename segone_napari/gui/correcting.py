@@ -131,10 +131,10 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
         step, where = self.clicks.step, self.clicks.where
         words = ""
         if step is not None and where is not None:
-            words = f"Slice {where.index}: SAM2 looks …"
+            words = f"Slice {where.index} · SAM2 looks …"
             if step.probability is not None:
                 sure = f"{step.quality:.2f}".removeprefix("0")
-                words = f"SAM2 on slice {where.index}, {sure} sure"
+                words = f"Slice {where.index} · {sure} sure"
         self._panel.set_preview(words, can_be_taken=self.clicks.can_be_taken)
         if work is None:
             self._panel.set_steps(0, "", 0, "")
@@ -272,13 +272,10 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
             return
         work.set_slices(row.id, where.axis, result.first, result.masks, kind="spread")
         last = result.first + len(result.masks) - 1
+        what = f"Spread over slices {result.first} to {last}"
         if len(result.masks) == 1:
-            self.told.emit(f"Nothing was spread: {result.before}, {result.after}")
-            return
-        self.told.emit(
-            f"Spread over slices {result.first} to {last}. It ended at {result.before} and "
-            f"{result.after}"
-        )
+            what = "Nothing was spread"
+        self.told.emit(f"{what}. Before: {result.before}; after: {result.after}")
 
     def _on_failed(self, error: Exception) -> None:
         self._set_spreading(False)

@@ -28,11 +28,12 @@ from segone_napari.runtime import SegOneError
 
 Entry = tuple[Row, NDArray[np.uint8]]
 
-REPAIRS: Mapping[str, str] = {
-    "largest": "Keep the largest part",
-    "holes": "Fill holes",
-    "smooth": "Smooth",
+REPAIRS: Mapping[str, tuple[str, str]] = {
+    "largest": ("Largest part", "Keep the largest part"),
+    "holes": ("Fill holes", "Fill holes"),
+    "smooth": ("Smooth", "Smooth"),
 }
+"""What stands on a repair's button, and what it does."""
 
 
 class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
@@ -178,7 +179,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             "holes": editing.fill_holes,
             "smooth": lambda mask: editing.smooth(mask, spacing),
         }
-        words = f"{REPAIRS[name].lower()}: {row.name}"
+        words = f"{REPAIRS[name][1].lower()}: {row.name}"
 
         def work() -> Change | None:
             values = repairs[name](self.history.masks[row_id])

@@ -6,11 +6,12 @@ They hold controls and say what a person wants by signals; they know nothing of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from qtpy.QtCore import QSize, Qt, Signal  # type: ignore[attr-defined, unused-ignore]
-from qtpy.QtGui import QResizeEvent
+from qtpy.QtGui import QResizeEvent, QShowEvent
 from qtpy.QtWidgets import (
+    QAbstractButton,
     QCheckBox,
     QFrame,
     QHBoxLayout,
@@ -24,6 +25,8 @@ from qtpy.QtWidgets import (
 from superqt import QFlowLayout
 
 from segone_napari.gui.shortcuts import tooltip
+
+_Button = TypeVar("_Button", bound=QAbstractButton)
 
 TOOLS: Mapping[str, tuple[str, str]] = {
     "paint": ("Brush", "Brush: add to the selected structure"),
@@ -108,7 +111,7 @@ class FixPanel(QWidget):
     drop = Signal()
     teacher_wanted = Signal()
 
-    def __init__(self, repairs: Mapping[str, str], parent: QWidget | None = None):
+    def __init__(self, repairs: Mapping[str, tuple[str, str]], parent: QWidget | None = None):
         super().__init__(parent)
         self.setObjectName("fix")
         self._target = ShortLabel("fix_target")
@@ -121,19 +124,21 @@ class FixPanel(QWidget):
             for mode, (title, _) in TOOLS.items()
         }
         self._click_tools = {
-            tool: self._checkable(_word_button(tool, title), self.click_tool_chosen, tool)
+            tool: self._checkable(_push(tool, title, ""), self.click_tool_chosen, tool)
             for tool, (title, _) in CLICK_TOOLS.items()
         }
-        self._spread = _word_button("spread", "Spread")
+        self._spread = _push("spread", "Spread", "")
         self._spread.clicked.connect(self.spread)
-        self._interpolate = _word_button("interpolate", "Interpolate")
+        self._interpolate = _push("interpolate", "Interpolate", "")
         self._interpolate.clicked.connect(self.interpolate)
-        self._repairs = {name: _word_button(f"repair_{name}", repairs[name]) for name in repairs}
+        self._what_repairs_do = {name: words for name, (_, words) in repairs.items()}
+        self._repairs = {
+            name: _push(f"repair_{name}", title, "") for name, (title, _) in repairs.items()
+        }
         for name, button in self._repairs.items():
             button.clicked.connect(lambda _=False, n=name: self.repair_chosen.emit(n))
-        self._more = _word_button("sam2_more", "⋯")
+        self._more = _push("sam2_model", "⋯", "Choose the SAM2 that clicks, boxes and Spread ask")
         self._more.setAccessibleName("Choose the SAM2 model")
-        self._more.setToolTip("Choose the SAM2 model that clicks, boxes and Spread ask")
         self._more.clicked.connect(self.teacher_wanted)
         self._preview = PreviewBar()
         self._preview.taken.connect(self.take)
@@ -162,11 +167,11 @@ class FixPanel(QWidget):
                 if name is None
                 else f"{name} is accepted; unlock it first"
             )
-        for one, button in self._tools.items():
-            button.setEnabled(can_fix)
-            button.setChecked(can_fix and one == mode and tool is None)
+        for one, icon in self._tools.items():
+            icon.setEnabled(can_fix)
+            icon.setChecked(can_fix and one == mode and tool is None)
             words = TOOLS[one][1].replace("the selected structure", str(name))
-            button.setToolTip(why or tooltip(words, one))
+            icon.setToolTip(why or tooltip(words, one))
         for one, button in self._click_tools.items():
             button.setEnabled(can_fix and not no_sam2)
             button.setChecked(can_fix and one == tool)
@@ -177,7 +182,7 @@ class FixPanel(QWidget):
         self._interpolate.setToolTip(why or tooltip(INTERPOLATE, "interpolate"))
         for one, button in self._repairs.items():
             button.setEnabled(can_fix)
-            button.setToolTip(why or tooltip(f"{button.text()} of {name}", one))
+            button.setToolTip(why or tooltip(f"{self._what_repairs_do[one]}: {name}", one))
         self._target.set_words(f"Fix {name}" if can_fix else "Fix", why)
 
     def set_preview(self, words: str, *, can_be_taken: bool) -> None:
@@ -195,7 +200,14 @@ class FixPanel(QWidget):
             button.setToolTip(tooltip(f"{title}: {words}" if words else f"Nothing to {key}", key))
             button.setAccessibleName(f"{title}: {words}" if words else f"Nothing to {key}")
 
-    def _checkable(self, button: QToolButton, signal: Any, name: str) -> QToolButton:
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Make the icons as high as the words beside them, in whatever font that is."""
+        super().showEvent(event)
+        height = self._spread.sizeHint().height()
+        for icon in self._tools.values():
+            icon.setFixedSize(height + 4, height)
+
+    def _checkable(self, button: _Button, signal: Any, name: str) -> _Button:
         button.setCheckable(True)
         button.clicked.connect(lambda _=False: signal.emit(name))
         return button
@@ -210,8 +222,9 @@ class FixPanel(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
         column.addLayout(top)
-        column.addWidget(_flow([*self._tools.values(), *self._click_tools.values(), self._more]))
-        column.addWidget(_flow([self._spread, self._interpolate, *self._repairs.values()]))
+        column.addWidget(_flow([*self._tools.values(), *self._click_tools.values()]))
+        rest = [self._spread, self._interpolate, *self._repairs.values(), self._more]
+        column.addWidget(_flow(rest))
         column.addWidget(self._preview)
 
 
@@ -330,15 +343,6 @@ def _flow(widgets: Sequence[QWidget]) -> QWidget:
     for widget in widgets:
         flow.addWidget(widget)
     return place
-
-
-def _word_button(name: str, title: str) -> QToolButton:
-    button = QToolButton()
-    button.setObjectName(name)
-    button.setText(title)
-    button.setProperty("words", True)
-    button.setAccessibleName(title)
-    return button
 
 
 def _push(name: str, title: str, hint: str) -> QPushButton:

@@ -294,6 +294,7 @@ class Rows(QWidget):
         row = Row(prompt)
         self._rows.append(row)
         self._layout.insertWidget(len(self._rows) - 1, row)
+        row.show()
         return row
 
     def remove(self, row: Row) -> None:

@@ -56,9 +56,14 @@ QToolButton#tool_paint {{ image: url("theme_{id}:/paint.svg"); }}
 QToolButton#tool_erase {{ image: url("theme_{id}:/erase.svg"); }}
 QToolButton#tool_fill {{ image: url("theme_{id}:/fill.svg"); }}
 QToolButton#tool_pan_zoom {{ image: url("theme_{id}:/pan_arrows.svg"); }}
-QWidget#fix QToolButton {{ width: 22px; height: 22px; padding: 2px; background: {foreground}; }}
-QWidget#fix QToolButton[words="true"] {{ width: auto; height: 20px; padding: 3px 6px; }}
-QWidget#fix QToolButton[words="true"]:disabled {{ color: {disabled}; }}
+QToolButton#tool_paint:disabled {{ image: url("theme_{id}:/paint_50.svg"); }}
+QToolButton#tool_erase:disabled {{ image: url("theme_{id}:/erase_50.svg"); }}
+QToolButton#tool_fill:disabled {{ image: url("theme_{id}:/fill_50.svg"); }}
+QToolButton#tool_pan_zoom:disabled {{ image: url("theme_{id}:/pan_arrows_50.svg"); }}
+QWidget#fix QToolButton {{ padding: 2px; background: {foreground}; }}
+QWidget#fix QPushButton {{ padding: 3px 7px; }}
+QWidget#fix QPushButton:checked {{ background-color: {current}; }}
+QWidget#fix QPushButton:disabled {{ color: {disabled}; }}
 QWidget#fix QToolButton:checked {{ background-color: {current}; }}
 QWidget#fix QToolButton:disabled {{ background: transparent; border: 1px solid {foreground}; }}
 """

@@ -51,6 +51,7 @@ from segone_napari.gui.rows import Row, Rows, Shown
 from segone_napari.gui.sam2 import LoadTeacher, load_teacher
 from segone_napari.gui.saving import Saver
 from segone_napari.gui.shortcuts import Bindings, tooltip
+from segone_napari.gui.teacherchoice import TeacherChoice
 from segone_napari.gui.workers import Engine, Request, Segmenter
 from segone_napari.project import Case, ImageRef, NotSaved
 from segone_napari.project import Row as Structure
@@ -75,6 +76,8 @@ class SegOneWidget(QWidget):
     make_session : makes what answers, from the names of a preset and a device; called in the
         worker's thread.
     load_teacher : makes what clicks and boxes ask; called in another worker's thread.
+    teacher : the SAM2 to load: a folder, a safetensors file or a name on the hub; None for what
+        the person chose before, or the bundled one.
     """
 
     _problem_told = Signal(object)  # from any thread
@@ -84,6 +87,7 @@ class SegOneWidget(QWidget):
         napari_viewer: Any,
         make_session: Callable[[str, str], Segmenter] = make_session,
         load_teacher: LoadTeacher = load_teacher,
+        teacher: str | None = None,
     ):
         super().__init__()
         self.setObjectName("segone")
@@ -120,6 +124,7 @@ class SegOneWidget(QWidget):
         self._windows: list[QWidget] = []
         self._build()
         self._correcting = Correcting(napari_viewer, self._fix, load_teacher, self)
+        self._correcting.sam2.choose(teacher or self._preferences.text("teacher", "") or None)
         self._bindings = Bindings(napari_viewer, self, self._actions(), self._is_ours)
         self._connect()
         self._set_working(False)
@@ -320,6 +325,7 @@ class SegOneWidget(QWidget):
         self._correcting.told.connect(self._status.setText)
         self._correcting.failed.connect(self._tell_error)
         self._correcting.warned.connect(show_warning)
+        self._correcting.teacher_wanted.connect(self._ask_for_teacher)
         self._correcting.spreading.connect(self._show_progress)
         self._correcting.progressed.connect(self._show_steps)
         self._help.clicked.connect(self._show_cheat_sheet)
@@ -863,13 +869,11 @@ class SegOneWidget(QWidget):
 
     def _show_rows(self) -> None:
         """Bring the rows in line with the work; a row that stays keeps its widget and focus."""
-        by_id = {row.row_id: row for row in self._rows if row.row_id is not None}
+        by_key = {_key(row): row for row in self._rows if row not in self._waiting}
         link = style.link_colour(self._viewer.theme)
         rows = []
         for shown in self._shown():
-            row = by_id.get(shown.row_id) if shown.row_id is not None else None
-            if row is None:
-                row = self._new_row(shown)
+            row = by_key.pop(_key(shown), None) or self._new_row(shown)
             row.show_result(shown, link)
             rows.append(row)
         self._rows.arrange([*rows, *self._waiting])
@@ -994,6 +998,18 @@ class SegOneWidget(QWidget):
         self._prompt.setFocus()
         self._prompt.selectAll()
 
+    def _ask_for_teacher(self) -> None:
+        window = TeacherChoice(self._preferences.text("teacher", ""), self)
+        window.chosen.connect(self._choose_teacher)
+        self._open_window(window)
+
+    def _choose_teacher(self, source: str) -> None:
+        self._preferences.set_text("teacher", source)
+        self._correcting.clicks.leave()
+        self._correcting.sam2.choose(source or None)
+        self._correcting.refresh()
+        self._status.setText(f"Clicks and boxes ask {source or 'the SAM2 that comes with SegOne'}")
+
     def _show_cheat_sheet(self) -> None:
         self._open_window(CheatSheet(self))
 
@@ -1033,6 +1049,11 @@ class _ShutDown:
             self._keeper.run(work.history.close)
         self._keeper.stop()
         self._saver.stop()
+
+
+def _key(row: Row | Shown) -> tuple[int | None, str]:
+    """What a row is known by: its number, or its name where it has none."""
+    return row.row_id, "" if row.row_id is not None else row.name
 
 
 def _is_image(layer: Any) -> bool:

@@ -10,11 +10,13 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
+import psutil
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
 from segone_napari.gui.doubt import doubt_of
@@ -79,7 +81,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
     answered : list of `Answer`, in the order of the prompts, and their `Doubt` or None.
     warned : a sentence about the image that a person must see.
     failed : the exception.
-    device_known : (no number) where the work runs, such as "CPU".
+    device_known : (no number) where the work runs and its memory, such as "GPU 3.1/8 GB".
     """
 
     started = Signal(int, str)
@@ -141,7 +143,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
                 gc.collect()
                 # 2. It is said, and stays said.
                 self._tell(self.warned, request.number, trouble)
-                self._tell(self.device_known, "CPU (the GPU failed)")
+                self._tell_device()
                 self._answer(request)
         except Cancelled:
             return
@@ -196,6 +198,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
         known.update({result.resolved or result.prompt: result for result in results})
         doubt = doubt_of(list(known.values()), request.image)
         self._tell(self.answered, request.number, answers, doubt)
+        self._tell_device()
 
     def _report(self, number: int, done: int, total: int, is_due: bool) -> None:
         self._check(number)
@@ -213,15 +216,15 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
             self._session.forget(image.volume)
 
     def _find_device(self) -> None:
-        device = choose_device("auto")
+        choose_device("auto")  # loads torch
         _spare_what_is_loaded()
-        if device.type == "cuda":
-            import torch
+        self._tell_device()
 
-            gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-            self._tell(self.device_known, f"GPU, {gib:.0f} GB")
-        else:
-            self._tell(self.device_known, {"mps": "GPU"}.get(device.type, device.type.upper()))
+    def _tell_device(self) -> None:
+        """Say where the work runs, and how much of its memory is in use."""
+        name = {"cpu": "CPU (the GPU failed)"}.get(self._device, "")
+        with suppress(RuntimeError):  # a GPU that is gone is told when it is next asked
+            self._tell(self.device_known, device_words(choose_device(self._device).type, name))
 
     def _tell(self, signal: Signal, *values: object) -> None:
         if self._is_stopped:
@@ -245,6 +248,22 @@ class _Reporter:
         if is_due:
             self._told_s = now
         self._report(done, total, is_due)
+
+
+def device_words(kind: str, name: str = "") -> str:
+    """Where the work runs, with the memory in use and all there is: "GPU 3.1/8 GB".
+
+    On the CPU and on Apple's GPUs, which have the computer's own, it is what this program uses.
+    """
+    name = name or {"cpu": "CPU"}.get(kind, "GPU")
+    if kind == "cuda":
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        used = total - free
+    else:
+        used, total = psutil.Process().memory_info().rss, psutil.virtual_memory().total
+    return f"{name} {used / 2**30:.1f}/{total / 2**30:.0f} GB"
 
 
 _has_spared: list[bool] = []

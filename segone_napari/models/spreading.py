@@ -126,18 +126,18 @@ class _Course:
         lowest = max(SURE, SURE_OF_START * sure)
         for index in indices:
             if index in settled:
-                return shapes, "a slice that you corrected"
+                return shapes, "you corrected the next slice"
             answer = self._ask(index, shape)
             new = answer.probability > 0.5
             if answer.quality < lowest:
-                return shapes, "where SAM2 is no longer sure"
+                return shapes, "SAM2 is no longer sure"
             if new.sum() < self._smallest:
-                return shapes, "where the structure ends"
+                return shapes, "the structure ends"
             if _dice(new, shape) < ALIKE:
-                return shapes, "where it would be another structure"
+                return shapes, "it would be another structure"
             shapes.append(new)
             shape = new
-        return shapes, "the edge of the image"
+        return shapes, "the image ends"
 
     def _ask(self, index: int, shape: NDArray[np.bool_]) -> Proposal:
         done, of = self.totals

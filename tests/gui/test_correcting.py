@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QMenu, QPushButton, QToolButton, QWidget
+from qtpy.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
 
 from segone_napari.gui.layers import volume_from_attributes
 from segone_napari.project import EditHistory, Project
@@ -116,9 +116,31 @@ def test_undo_goes_back_over_slices_layers_and_kinds_of_edit(qtbot, with_balls) 
 
 
 def repair(qtbot, widget, name: str) -> None:
-    menu = child(widget, QPushButton, "repair").menu()
-    assert isinstance(menu, QMenu)
-    next(one for one in menu.actions() if one.objectName() == f"repair_{name}").trigger()
+    click(qtbot, widget, QPushButton, f"repair_{name}")
+
+
+@pytest.mark.parametrize("key", [Qt.Key.Key_H, Qt.Key.Key_K, Qt.Key.Key_O])
+def test_repairs_have_keys_and_are_one_step_each(qtbot, with_balls, key) -> None:
+    """A hole is filled, a crumb dropped, a bump rounded off; one undo brings each back."""
+    viewer, widget = with_balls
+    layer = viewer.layers["left ball"]
+    places = np.argwhere(layer.data)
+    middle = tuple(int(n) for n in places.mean(axis=0).round())
+    if key == Qt.Key.Key_H:
+        layer.data_setitem((np.array([n]) for n in middle), 0)
+    else:
+        layer.data_setitem(tuple(np.array([n]) for n in (3, 3, 3)), 1)
+    spoilt = layer.data.copy()
+    count = child(widget, QPushButton, "undo").text()
+    press(qtbot, viewer, key)
+    qtbot.waitUntil(lambda: not np.array_equal(layer.data, spoilt), timeout=PATIENCE_MS)
+    qtbot.waitUntil(lambda: child(widget, QPushButton, "undo").text() != count)
+    if key == Qt.Key.Key_H:
+        assert layer.data[middle]
+    else:
+        assert not layer.data[3, 3, 3]
+    undo(qtbot, viewer)
+    np.testing.assert_array_equal(layer.data, spoilt)
 
 
 def test_undo_shows_the_slice_where_it_happened(qtbot, with_balls) -> None:
