@@ -1,29 +1,41 @@
 """How long the window stands still: the longest stall of the event loop for everything it does.
 
     python benchmarks/stalls.py [--side 256] [--system model|threshold] [--limit-ms 150]
+                                [--runs 1] [--explain]
 
 A timer ticks every 5 ms; the longest gap between two ticks while something is done is how long a
-person could not have moved the mouse. The image is a cube of `--side` voxels; ``threshold`` is a
-system that answers at once, so that what is left is the window's own work, and ``model`` is the
-bundled checkpoint. Ends with status 1 if a stall is longer than `--limit-ms`. Without a display,
-run it on a virtual one: ``xvfb-run -a -s "-screen 0 1440x1000x24" python ...``
+person could not have moved the mouse ("stall"). "busy" is how much of such a gap the window's own
+thread computed: on a computer that does other work as well, the rest is waiting for a core.
 
-Each step is done twice and the second time counts: the first one loads libraries and builds
-napari's controls, once a session.
+``threshold`` is a system that answers at once on a cube of `--side` voxels, so that what is left is
+the window's own work; ``model`` is the bundled checkpoint on the bundled T1 (256³), and also says
+how long after Enter the first outline is on the slice on screen, for an image that is new to a
+loaded model. SAM2 is one that answers at once. `--explain` says where the window was in its longest
+stalls. Of several `--runs` the best time of each step counts. Ends with status 1 if a stall is
+longer than `--limit-ms`. Without a display, run it on a virtual one:
+``xvfb-run -a -s "-screen 0 1440x1000x24" python ...``
+
+Steps called "first" load libraries and build napari's controls, once a session, and don't count.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from segone_napari.data import formats
+from segone_napari.data.samples import SAMPLES
 from segone_napari.runtime import Progress, no_progress
 from segone_napari.systems.base import Result
 from segone_napari.volume import Volume
@@ -62,24 +74,42 @@ class Threshold:
         )
 
 
+class Blobs:
+    """Stands for SAM2: outlines a disc, at once."""
+
+    def set_slice(self, image: Any, spacing: tuple[float, float] = (1.0, 1.0)) -> None:
+        """Look at a slice."""
+        self._shape = image.shape
+
+    def predict(
+        self, box: Any = None, points: Any = None, labels: Any = None, mask: Any = None
+    ) -> Any:
+        """Outline a disc in the middle of the slice."""
+        from segone_napari.models.teacher import Proposal
+
+        rows, columns = np.ogrid[: self._shape[0], : self._shape[1]]
+        far = np.hypot(rows - self._shape[0] / 2, columns - self._shape[1] / 2)
+        return Proposal((far < 0.1 * self._shape[0]).astype(np.float32), 0.9)
+
+
 class Stalls:
     """Lets the event loop run, and notes the longest time between two ticks of a timer."""
 
     def __init__(self) -> None:
         from qtpy.QtCore import QTimer
 
-        self.longest_ms = 0.0
-        self._last_s = time.perf_counter()
+        self.where: Counter[str] = Counter()
+        self._forget()
         self._timer = QTimer()
         self._timer.timeout.connect(self._tick)
         self._timer.start(TICK_MS)
 
-    def during(self, action: Callable[[], Any], is_done: Callable[[], bool]) -> float:
-        """Do something, wait until it is done and drawn; return the longest stall in ms."""
+    def during(self, action: Callable[[], Any], is_done: Callable[[], bool]) -> tuple[float, float]:
+        """Do something, wait until it is done and drawn; return the longest stall and busy, ms."""
         from qtpy.QtWidgets import QApplication
 
         self._wait(0.3)
-        self.longest_ms, self._last_s = 0.0, time.perf_counter()
+        self._forget()
         action()
         QApplication.processEvents()
         until_s = time.perf_counter() + 300
@@ -89,7 +119,28 @@ class Stalls:
             if time.perf_counter() > until_s:
                 raise SystemExit("no end within 300 s")
         self._wait(0.3)
-        return self.longest_ms
+        return self.longest_ms, self.busiest_ms
+
+    def explain(self) -> None:
+        """Note from now on what the window does whenever a tick is late."""
+        import threading
+
+        window = threading.get_ident()
+
+        def watch() -> None:
+            while True:
+                time.sleep(TICK_MS / 1000)
+                if time.perf_counter() - self._last_s > 10 * TICK_MS / 1000:
+                    frame = sys._current_frames()[window]
+                    lines = [f"{f.name}:{f.lineno}" for f in traceback.extract_stack(frame)]
+                    self.where[" > ".join(lines[-7:])] += 1
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    def _forget(self) -> None:
+        self.longest_ms, self.busiest_ms = 0.0, 0.0
+        self._last_s, self._busy_s = time.perf_counter(), time.thread_time()
+        self.where.clear()
 
     def _wait(self, seconds: float) -> None:
         from qtpy.QtWidgets import QApplication
@@ -100,9 +151,10 @@ class Stalls:
             time.sleep(0.001)
 
     def _tick(self) -> None:
-        now = time.perf_counter()
+        now, busy_s = time.perf_counter(), time.thread_time()
         self.longest_ms = max(self.longest_ms, 1000 * (now - self._last_s))
-        self._last_s = now
+        self.busiest_ms = max(self.busiest_ms, 1000 * (busy_s - self._busy_s))
+        self._last_s, self._busy_s = now, busy_s
 
 
 def main() -> None:
@@ -111,37 +163,78 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--system", default="threshold", choices=("threshold", "model"))
     parser.add_argument("--limit-ms", type=float, default=150.0)
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--explain", action="store_true")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        worst = measure(arguments.side, arguments.system, Path(folder))
+    best: dict[str, tuple[float, float]] = {}
+    for _ in range(arguments.runs):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, times in measure(arguments, Path(folder)):
+                best[name] = min(best.get(name, times), times)
+    if arguments.runs > 1:
+        print(f"the best of {arguments.runs} runs")
+        for name, times in best.items():
+            _print(name, times)
+    counted = [times for name, times in best.items() if "first" not in name]
+    worst = max(counted)[0], max(busy for _, busy in counted)
+    _print("longest", worst)
     sys.stdout.flush()
-    raise SystemExit(int(worst > arguments.limit_ms))
+    raise SystemExit(int(worst[0] > arguments.limit_ms))
 
 
-def measure(side: int, system: str, folder: Path) -> float:
-    """Print the stall of each step; return the longest in ms."""
-    import os
-
+def measure(
+    arguments: argparse.Namespace, folder: Path
+) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Do each step in a new window; print and give its name, longest stall and busy time in ms."""
     os.environ["SEGONE_PROJECT"] = str(folder / "project")
     from segone_napari.gui.app import open_viewer
     from segone_napari.gui.layers import image_layer_data
 
-    viewer, widget = open_viewer(None, **_options(system))
+    viewer, widget = open_viewer(None, **_options(arguments.system))
     viewer.window.resize(1280, 800)
-    data, arguments, _ = image_layer_data(_image(side))
-    viewer.add_image(data, **arguments)
+    data, options, _ = image_layer_data(_image(arguments.side, arguments.system))
+    viewer.add_image(data, **options)
     stalls = Stalls()
+    if arguments.explain:
+        stalls.explain()
     stalls.during(lambda: None, lambda: widget._work is not None)
-    worst = 0.0
-    steps = list(_steps(viewer, widget, folder))
-    for name, action, is_done in steps:
-        first = stalls.during(action, is_done)
-        print(f"{name:<34}{first:8.0f} ms", flush=True)
-        if "first" not in name:
-            worst = max(worst, first)
-    print(f"{'longest':<34}{worst:8.0f} ms")
+    for name, action, is_done in _steps(viewer, widget, folder):
+        times = stalls.during(action, is_done)
+        _print(name, times)
+        for words, count in stalls.where.most_common(3):
+            print(f"    {count:4} × {words}")
+        yield name, times
+    if arguments.system == "model":
+        print(f"{'first outline after Enter':<34}{_first_outline_s(viewer, widget):8.1f} s")
     viewer.close()
-    return worst
+
+
+def _print(name: str, times: tuple[float, float]) -> None:
+    print(f"{name:<34}{times[0]:8.0f} ms stall{times[1]:8.0f} ms busy", flush=True)
+
+
+def _first_outline_s(viewer: Any, widget: Any) -> float:
+    """Seconds from Enter to a visible outline, on an image that the loaded model has not seen."""
+    from napari.layers import Labels
+    from qtpy.QtWidgets import QApplication
+
+    from segone_napari.gui.layers import image_layer_data
+
+    sample = _image(0, "model")
+    other = Volume.from_affine(sample.data * 1.1, sample.affine, "other.nii.gz")
+    data, options, _ = image_layer_data(other)
+    viewer.layers.clear()
+    viewer.add_image(data, **options)
+    while widget._work is None:
+        QApplication.processEvents()
+    start_s = time.perf_counter()
+    widget.ask("left cerebral white matter")
+    while not any(isinstance(layer, Labels) for layer in viewer.layers):
+        QApplication.processEvents()
+    viewer.screenshot(flash=False)  # drawn
+    seconds = time.perf_counter() - start_s
+    widget.cancel()
+    return seconds
 
 
 def _steps(
@@ -161,6 +254,18 @@ def _steps(
         with layer().block_history():
             for column in range(60, 120):
                 layer().paint((data_middle(), 100, column), 1)
+
+    def click() -> None:
+        clicks = widget._correcting.clicks
+        if clicks.tool is None:
+            widget._correcting.choose_click_tool("click_add")
+        clicks._say(lambda said: replace(said, points=((100.0, 100.0),), labels=(1,)))
+
+    def proposed() -> bool:
+        return bool(widget._correcting.clicks.can_be_taken)
+
+    def spread() -> bool:
+        return idle() and not widget._correcting.is_spreading
 
     def data_middle() -> int:
         return int(layer().data.shape[0] // 2)
@@ -192,6 +297,10 @@ def _steps(
         ("redo a stroke", widget._correcting.redo, idle),
         ("brush", stroke, idle),
         ("save", lambda: None, lambda: widget._work.history.is_saved),
+        ("click, first", click, proposed),
+        ("click", click, proposed),
+        ("take the outline", widget._correcting.clicks.take, idle),
+        ("spread it", widget._correcting.spread, spread),
         ("smooth", lambda: widget._correcting.repair("smooth"), idle),
         ("keep the largest part", lambda: widget._correcting.repair("largest"), idle),
         ("undo a repair", widget._correcting.undo, idle),
@@ -206,9 +315,13 @@ def _steps(
 
 
 def _options(system: str) -> dict[str, Any]:
-    if system == "model":
-        return {}
-    return {"make_session": lambda preset, device: Threshold()}
+    options: dict[str, Any] = {
+        "load_teacher": lambda source, device: Blobs(),
+        "teacher": "one that answers at once",
+    }
+    if system != "model":
+        options["make_session"] = lambda preset, device: Threshold()
+    return options
 
 
 def _export_window(widget: Any) -> Any:
@@ -217,7 +330,9 @@ def _export_window(widget: Any) -> Any:
     return widget.findChildren(ExportWindow)[-1]
 
 
-def _image(side: int) -> Volume:
+def _image(side: int, system: str) -> Volume:
+    if system == "model":
+        return formats.read(SAMPLES["t1"].image_path)
     x, y, z = np.ogrid[:side, :side, :side]
     far = np.sqrt((x - side / 2) ** 2 + (y - side / 2) ** 2 + (z - side / 2) ** 2)
     data = np.where(far < 0.4 * side, 100.0 + 20 * np.sin(far / 5), 0.0).astype(np.float32)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from html import escape
 
-from qtpy.QtWidgets import QDialog, QDialogButtonBox, QLabel, QVBoxLayout, QWidget
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QDialog,
+    QDialogButtonBox,
+    QHBoxLayout,
+    QLabel,
+    QVBoxLayout,
+    QWidget,
+)
 
 from segone_napari.gui.shortcuts import (
     OF_NAPARI,
@@ -14,11 +22,18 @@ from segone_napari.gui.shortcuts import (
     Shortcut,
 )
 
-_GROUPS = (
-    ("On the canvas and in the panel", OURS),
-    ("Correcting, on the canvas (napari's own keys)", OF_NAPARI),
-    ("While SAM2 shows an outline", OF_THE_PREVIEW),
-    ("In the panel", OF_THE_PANEL),
+COLUMN_PX = 385
+"""Two of them fit on a small screen at 150 %."""
+
+_COLUMNS = (
+    (
+        ("On the canvas and in the panel", OURS),
+        ("While SAM2 shows an outline", OF_THE_PREVIEW),
+    ),
+    (
+        ("Correcting, on the canvas (napari's own keys)", OF_NAPARI),
+        ("In the panel", OF_THE_PANEL),
+    ),
 )
 
 
@@ -30,19 +45,26 @@ class CheatSheet(QDialog):
         self.setObjectName("cheat_sheet_window")
         self.setWindowTitle("SegOne: shortcuts")
         self.setModal(False)
-        words = QLabel("".join(_group(title, keys) for title, keys in _GROUPS))
-        words.setObjectName("cheat_sheet_words")
-        words.setAccessibleName("All shortcuts")
+        sheet = QHBoxLayout()
+        sheet.setSpacing(24)
+        for number, groups in enumerate(_COLUMNS, start=1):
+            words = QLabel("".join(_group(title, keys) for title, keys in groups))
+            words.setObjectName(f"cheat_sheet_words_{number}")
+            words.setAccessibleName(f"Shortcuts, column {number}")
+            words.setAlignment(Qt.AlignmentFlag.AlignTop)
+            words.setWordWrap(True)
+            words.setMinimumWidth(COLUMN_PX)
+            sheet.addWidget(words)
         close = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         close.rejected.connect(self.close)
         column = QVBoxLayout(self)
-        column.addWidget(words)
+        column.addLayout(sheet)
         column.addWidget(close)
 
 
 def _group(title: str, keys: tuple[Shortcut, ...]) -> str:
     lines = "".join(
-        f"<tr><td width='130'><b>{escape(key.qt_key)}</b></td><td>{escape(key.words)}</td></tr>"
+        f"<tr><td width='110'><b>{escape(key.qt_key)}</b></td><td>{escape(key.words)}</td></tr>"
         for key in keys
     )
     return f"<h4>{escape(title)}</h4><table cellspacing='2'>{lines}</table>"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
 from scipy import ndimage
 
 from segone_napari.gui import layers
@@ -121,7 +122,8 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
     def _take_up(self, layer: Labels, tool: Tool) -> None:
         self.tool = tool
         self._is_own_doing = True  # our own change of the mode ends nothing
-        layer.visible = True
+        if not layer.visible:
+            layer.visible = True
         layer.mode = "pan_zoom"
         self._is_own_doing = False
         layer.mouse_pan = tool != "box"
@@ -143,11 +145,15 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
         layer.cursor = "standard"
         layer.mouse_pan = str(layer.mode) == "pan_zoom"
         self.tool, self._work, self._row_id = None, None, 0
-        preview, self._preview = self._preview, None
-        if preview is not None and preview in self._viewer.layers:
-            self._viewer.layers.remove(preview)
         self._is_own_doing = False
+        preview, self._preview = self._preview, None
+        if preview is not None:  # in a turn of its own: napari takes a tenth of a second for it
+            QTimer.singleShot(0, partial(self._remove_preview, preview))
         self.changed.emit()
+
+    def _remove_preview(self, preview: Labels) -> None:
+        if preview in self._viewer.layers:
+            self._viewer.layers.remove(preview)
 
     def on_mode(self, layer: Any) -> None:
         """Follow a person who took another of napari's tools."""
@@ -233,7 +239,7 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
         self._sam2.propose(where, said, self._on_proposed, self._on_failed)
 
     def _mask_there(self, where: Slice, work: ImageWork) -> NDArray[np.float32] | None:
-        mask = np.take(work.mask_on_layer(self._row_id), where.index, where.axis) != 0
+        mask = layers.plane_of(work.mask_on_layer(self._row_id), where.axis, where.index) != 0
         return mask.astype(np.float32) if mask.any() else None
 
     def _on_proposed(self, proposal: Any) -> None:

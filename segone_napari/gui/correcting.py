@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
 from segone_napari.gui import layers
@@ -173,7 +172,8 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
         work, target = self._work, self.target()
         layer = work.layer_of(target.id) if work is not None and target is not None else None
         if layer is not None:
-            layer.visible = True
+            if not layer.visible:
+                layer.visible = True
             if mode in ("paint", "fill"):
                 layer.selected_label = 1
             layer.mode = mode
@@ -253,7 +253,7 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
         return None if plane is None else Slice(self._work.values, *plane)
 
     def _spread(self, where: Slice, work: ImageWork, row: Row) -> None:
-        mask = np.take(work.mask_on_layer(row.id), where.index, where.axis) != 0
+        mask = layers.plane_of(work.mask_on_layer(row.id), where.axis, where.index) != 0
         if not mask.any():
             self.told.emit(
                 f"{row.name} has no outline on slice {where.index}; make one, then spread it"

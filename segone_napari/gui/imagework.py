@@ -232,7 +232,8 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         """Show or hide a row's layer; one that was deleted comes back."""
         layer = self.layer_of(row_id)
         if layer is not None:
-            layer.visible = is_visible
+            if layer.visible != is_visible:  # napari draws anew what was visible already
+                layer.visible = is_visible
         elif is_visible:
             self._left_out.discard(row_id)
             self._add_missing(lambda: None)
@@ -245,8 +246,11 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             return
         self._viewer.layers.selection.active = layer
         if self.volume_ml(row_id):
-            largest = layers.largest_slices(self.mask_on_layer(row_id))
-            layers.show_slice(self._viewer, layer, largest)
+            # In the volume's own order the voxels lie one behind the other, which is fast.
+            i, j, k = layers.largest_slices(self.history.masks[row_id])
+            box = slice(i, i + 1), slice(j, j + 1), slice(k, k + 1)
+            a, b, c = layers.layer_box(box, self.values.layout, layer.data.shape)
+            layers.show_slice(self._viewer, layer, (a.start, b.start, c.start))
 
     def keep_warnings(self, warnings: Mapping[str, Sequence[str]]) -> None:
         """Keep the sentences that a result came with, by a row's name."""
@@ -374,9 +378,9 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             )
             self._own(row, layer)
             self._viewer.add_layer(layer)
-            self.changed.emit()
             self._next_layer.start(0)
             return
+        self.changed.emit()
         thens, self._thens = self._thens, []
         for then in thens:
             then()

@@ -272,10 +272,14 @@ def answer(image: LayerImage, result: Result) -> Answer:
 
 def largest_slices(mask: NDArray[Any]) -> Index:
     """The index, along each axis of a mask, of the slice with most of it."""
-    # Two passes over the whole mask are enough; what is left is one plane.
-    plane = np.count_nonzero(mask, axis=0)
-    counts = (np.count_nonzero(mask, axis=(1, 2)), plane.sum(axis=1), plane.sum(axis=0))
-    i, j, k = (int(np.argmax(count)) for count in counts)
+    # Adding bytes is many times faster than counting along an axis, and 255 fit into one.
+    plane = np.zeros(mask.shape[1:], dtype=np.uint32)
+    along: list[int] = []
+    for start in range(0, len(mask), 255):
+        inside = mask[start : start + 255] != 0
+        plane += np.add.reduce(inside, axis=0, dtype=np.uint8)
+        along += [int(np.count_nonzero(one)) for one in inside]
+    i, j, k = (int(np.argmax(count)) for count in (along, plane.sum(axis=1), plane.sum(axis=0)))
     return i, j, k
 
 
@@ -375,6 +379,11 @@ def slice_on_screen(viewer: Any, layer: NapariLayer) -> tuple[int, int] | None:
     position = layer.world_to_data(viewer.dims.point)[axes[0]]
     index = int(np.clip(np.round(position), 0, layer.data.shape[axes[0]] - 1))
     return axes[0], index
+
+
+def plane_of(data: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
+    """A view of one slice; ``numpy.take`` would first copy a whole array that lies otherwise."""
+    return data[(slice(None),) * axis + (index,)]
 
 
 def show_slice(viewer: Any, layer: NapariLayer, index: Index) -> None:

@@ -54,15 +54,16 @@ class Offer(QFrame):
 
     answered = Signal(bool)
 
-    def __init__(self, parent: QWidget | None = None):
+    def __init__(self, name: str = "offer", parent: QWidget | None = None):
         super().__init__(parent)
-        self.setObjectName("offer")
+        self.setObjectName(name)
+        self.setProperty("offers", True)
         self._words = QLabel()
-        self._words.setObjectName("offer_words")
+        self._words.setObjectName(f"{name}_words")
         self._words.setWordWrap(True)
         self._yes, self._no = QPushButton(), QPushButton()
-        for button, name, answer in ((self._yes, "offer_yes", True), (self._no, "offer_no", False)):
-            button.setObjectName(name)
+        for button, kind, answer in ((self._yes, "yes", True), (self._no, "no", False)):
+            button.setObjectName(f"{name}_{kind}")
             button.setToolTip("Answer")
             button.clicked.connect(lambda _=False, answer=answer: self._answer(answer))
         buttons = QHBoxLayout()

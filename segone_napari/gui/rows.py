@@ -170,8 +170,7 @@ class Row(QFrame):
         self._lock.setChecked(is_accepted)
         self._bin.setVisible(not is_accepted and shown.row_id is not None)
         self._anyway.setVisible(shown.can_be_shown)
-        self._title.setProperty("absent", not shown.is_there)
-        self._restyle()
+        _set_style_property(self._title, "absent", not shown.is_there)
         self.setCursor(
             Qt.CursorShape.PointingHandCursor if shown.is_there else Qt.CursorShape.ArrowCursor
         )
@@ -184,9 +183,7 @@ class Row(QFrame):
 
     def set_chosen(self, is_chosen: bool) -> None:
         """Mark the row whose layer is selected."""
-        if self.property("chosen") != is_chosen:
-            self.setProperty("chosen", is_chosen)
-            self._restyle()
+        _set_style_property(self, "chosen", is_chosen)
 
     def mousePressEvent(self, event: QMouseEvent | None) -> None:
         """Choose the row."""
@@ -226,18 +223,12 @@ class Row(QFrame):
         grid.addWidget(self._note, 2, 1, 1, 2)
         grid.setColumnStretch(1, 1)
 
-    def _restyle(self) -> None:
-        """Qt looks at properties in a style sheet only when a widget is polished."""
-        for widget in (self, self._title, self._swatch):
-            style = widget.style()
-            if style is not None:
-                style.unpolish(widget)
-                style.polish(widget)
-
     def _set_colour(self, colour: tuple[int, int, int] | None) -> None:
-        self._swatch.setProperty("empty", colour is None)
+        _set_style_property(self._swatch, "empty", colour is None)
         fill = f"background-color: rgb{tuple(colour)};" if colour is not None else ""
-        self._swatch.setStyleSheet(f"QLabel#swatch {{ border-radius: {SWATCH_PX // 2}px; {fill} }}")
+        sheet = f"QLabel#swatch {{ border-radius: {SWATCH_PX // 2}px; {fill} }}"
+        if sheet != self._swatch.styleSheet():
+            self._swatch.setStyleSheet(sheet)
 
     def _set_note(self, text: str) -> None:
         self._note.setText(text)
@@ -322,6 +313,17 @@ class Rows(QWidget):
             for stop in row.tab_stops:
                 QWidget.setTabOrder(before, stop)
                 before = stop
+
+
+def _set_style_property(widget: QWidget, name: str, value: bool) -> None:
+    """Set what a style sheet asks for; Qt looks at it only when a widget is polished."""
+    if widget.property(name) == value:
+        return
+    widget.setProperty(name, value)
+    style = widget.style()
+    if style is not None:
+        style.unpolish(widget)
+        style.polish(widget)
 
 
 def _facts(shown: Shown) -> str:

@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
 import segone_napari
 from segone_napari.gui.keeper import Keeper
-from segone_napari.gui.layers import LayerImage
+from segone_napari.gui.layers import LayerImage, plane_of
 from segone_napari.gui.troubles import gpu_trouble, in_words
+from segone_napari.gui.workers import Reporter
 from segone_napari.runtime import Cancelled
 
 if TYPE_CHECKING:
@@ -159,9 +159,10 @@ class Sam2(QObject):  # type: ignore[misc, unused-ignore]
         def ask(teacher: Outliner) -> Spread:
             from segone_napari.models.spreading import spread
 
-            def progress(done: int, of: int) -> None:
+            def progress(done: int, of: int, is_due: bool) -> None:
                 self._check(number)
-                self._tell(self.progressed, done, of)
+                if is_due:
+                    self._tell(self.progressed, done, of)
 
             self._seen = None
             image = where.image
@@ -174,7 +175,7 @@ class Sam2(QObject):  # type: ignore[misc, unused-ignore]
                 mask,
                 where.spacings,
                 settled=settled,
-                progress=progress,
+                progress=Reporter(progress),
             )
 
         self._thread.run(
@@ -246,8 +247,8 @@ class Sam2(QObject):  # type: ignore[misc, unused-ignore]
             self._check(number)
         if where is not None and not where.is_same_as(self._seen):
             self._seen = None
-            image, index = where.image, where.index
-            pixels = np.take(image.layout.to_layer(image.volume.data), index, where.axis)
+            values = where.image.layout.to_layer(where.image.volume.data)
+            pixels = plane_of(values, where.axis, where.index)
             rows, columns = (mm for n, mm in enumerate(where.spacings) if n != where.axis)
             self._teacher.set_slice(pixels, (rows, columns))
             self._seen = where

@@ -15,19 +15,19 @@ QLabel#warning, QLabel#not_saved {{
     color: {text}; background-color: {warning_faint}; border-left: 3px solid {warning};
     padding: 5px 6px;
 }}
-QFrame#offer, QFrame#preview {{
+QFrame[offers="true"], QFrame#preview {{
     background-color: {current_faint}; border-left: 3px solid {current};
 }}
-QFrame#offer QLabel, QFrame#preview QLabel {{ background: transparent; }}
+QFrame[offers="true"] QLabel, QFrame#preview QLabel {{ background: transparent; }}
 QFrame#line {{ background-color: {foreground}; max-height: 1px; border: 0px; }}
 QLineEdit#prompt {{ padding: 4px 6px; font-size: {large}; border: 1px solid {secondary}; }}
 QLineEdit#prompt:focus {{ border: 1px solid {current}; }}
 QPushButton {{ padding: 3px 8px; }}
 QPushButton:focus {{ border: 1px solid {text}; }}
-QPushButton#segment, QPushButton#offer_yes, QPushButton#preview_take {{
+QPushButton#segment, QPushButton#offer_yes, QPushButton#room_yes, QPushButton#preview_take {{
     background-color: {current}; padding: 5px 10px; font-weight: 600;
 }}
-QPushButton#offer_yes, QPushButton#preview_take {{ padding: 3px 10px; }}
+QPushButton#offer_yes, QPushButton#room_yes, QPushButton#preview_take {{ padding: 3px 10px; }}
 QPushButton#segment:hover, QPushButton#offer_yes:hover, QPushButton#preview_take:hover {{
     background-color: {current_hover};
 }}

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined, unused-ignore]
-from qtpy.QtGui import QKeyEvent
+from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtGui import QKeyEvent, QShowEvent
 from qtpy.QtWidgets import (
     QApplication,
     QComboBox,
@@ -34,7 +34,7 @@ from qtpy.QtWidgets import (
 
 from segone_napari.config import PRESETS, SegmentOptions, help_of
 from segone_napari.data.vocabulary import Vocabulary
-from segone_napari.gui import cases, incoming, layers, style
+from segone_napari.gui import cases, incoming, layers, room, style
 from segone_napari.gui.cheatsheet import CheatSheet
 from segone_napari.gui.correcting import Correcting
 from segone_napari.gui.doubt import Doubt, doubt_of
@@ -60,6 +60,7 @@ from segone_napari.session import Session, as_prompts
 from segone_napari.systems.base import Result
 
 NO_IMAGE = "Open an MRI: File › Open, or drop a file on the canvas"
+LOOK_FOR_ROOM_MS = 500  # the docks have found their sizes by then
 
 
 def make_session(preset: str, device: str) -> Segmenter:
@@ -114,6 +115,7 @@ class SegOneWidget(QWidget):
         self._held: tuple[Any, Callable[[], None]] | None = None  # waits for the work to open
         self._interrupted: ImageRef | None = None  # offered while no image is open
         self._is_reopening = False
+        self._has_looked_for_room = False
         self._number = 0
         self._is_working = False
         self._unfinished: list[Labels] = []  # layers that show one slice only
@@ -214,6 +216,13 @@ class SegOneWidget(QWidget):
         else:
             super().keyPressEvent(event)
 
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Offer to make room once, when the panel is first shown on a screen that is too small."""
+        super().showEvent(event)
+        if not self._has_looked_for_room:
+            self._has_looked_for_room = True
+            QTimer.singleShot(LOOK_FOR_ROOM_MS, self._look_for_room)
+
     # Building ------------------------------------------------------------------------------
 
     def _build(self) -> None:
@@ -227,6 +236,7 @@ class SegOneWidget(QWidget):
         self._sides = _text("sides", "Which side of the screen is the patient's left")
         self._warning = _text("warning", "Warning about the image")
         self._offer = Offer()
+        self._room = Offer("room")
         self._prompt = PromptLine(names_to_offer(Vocabulary.load()))
         self._prompt.set_former(self._preferences.prompts)
         self._segment = QPushButton("Segment ⏎")
@@ -284,7 +294,7 @@ class SegOneWidget(QWidget):
         column.setContentsMargins(10, 6, 10, 6)
         column.setSpacing(5)
         column.addLayout(top)
-        for part in (self._header, self._sides, self._warning, self._offer):
+        for part in (self._header, self._sides, self._warning, self._room, self._offer):
             column.addWidget(part)
         column.addLayout(line)
         column.addLayout(work)
@@ -333,6 +343,7 @@ class SegOneWidget(QWidget):
         self._review_panel.next_doubtful.connect(self._next_doubtful)
         self._export.clicked.connect(self.open_export)
         self._offer.answered.connect(self._on_offer_answered)
+        self._room.answered.connect(self._on_room_answered)
         self._saver.told.connect(self._on_saved)
         self._problem_told.connect(self._on_problem)
         self._listen_to_viewer()
@@ -634,6 +645,15 @@ class SegOneWidget(QWidget):
             ("Not now", "It stays where it is, and is offered when you open the image"),
         )
 
+    def _look_for_room(self) -> None:
+        if room.is_too_small(self):
+            self._room.ask(room.OFFER, room.YES, room.NO)
+
+    def _on_room_answered(self, is_yes: bool) -> None:
+        if is_yes:
+            room.make(self)
+            self._status.setText("The menu View brings napari's panels back")
+
     def _on_offer_answered(self, is_yes: bool) -> None:
         self._offer.hide()
         image = self._image
@@ -861,7 +881,7 @@ class SegOneWidget(QWidget):
         if plane is None:
             return
         axis, index = plane
-        if not any(np.take(shown.mask, index, axis=axis).any() for shown in found):
+        if not any(layers.plane_of(shown.mask, axis, index).any() for shown in found):
             largest = layers.largest_slices(found[0].mask)
             layers.show_slice(self._viewer, self._image, largest)
 

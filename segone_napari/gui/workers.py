@@ -188,7 +188,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
             else f"Outlining {'; '.join(request.prompts)} …",
         )
         results = session.segment(
-            volume, request.prompts, progress=_Reporter(partial(self._report, request.number))
+            volume, request.prompts, progress=Reporter(partial(self._report, request.number))
         )
         self._seen.add(volume)
         self._check(request.number)
@@ -235,7 +235,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
             self._is_stopped = True
 
 
-class _Reporter:
+class Reporter:
     """A progress callback: asks about cancelling at every step, tells a few times a second."""
 
     def __init__(self, report: Callable[[int, int, bool], None]):
@@ -243,6 +243,7 @@ class _Reporter:
         self._told_s = 0.0
 
     def __call__(self, done: int, total: int) -> None:
+        """Pass it on, with whether it is time to tell a person."""
         now = time.monotonic()
         is_due = now - self._told_s >= REPORT_EVERY_S or done >= total
         if is_due:

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QToolButton, QWidget
+from qtpy.QtWidgets import (
+    QDialog,
+    QDialogButtonBox,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QToolButton,
+    QWidget,
+)
 
 from segone_napari.project import Project
 
@@ -72,7 +81,7 @@ def test_click_is_previewed_taken_by_enter_undone_and_saved(
     assert viewer.layers.selection.active is layer
     np.testing.assert_array_equal(shown.data[at] != 0, truth != 0)
     assert not np.delete(shown.data, at, axis=0).any()
-    assert f"slice {at}" in child(widget, QLabel, "preview_words").text()
+    assert f"Slice {at}" in child(widget, QLabel, "preview_words").text()
     # 2. Enter makes it the slice's mask, and an edit like every other.
     press(qtbot, viewer, Qt.Key.Key_Return)
     np.testing.assert_array_equal(layer.data[at], truth)
@@ -239,7 +248,8 @@ def test_unknown_structure_is_outlined_by_a_box_and_spread_in_one_step(qtbot, op
     assert missed.max() <= 5  # slices with less of it than a few mm² are left out
     assert missed.astype(bool).sum() <= 2
     assert is_idle(widget)
-    assert child(widget, QPushButton, "undo").text() == "Undo 3"
+    back = child(widget, QPushButton, "undo")
+    qtbot.waitUntil(lambda: back.text() == "Undo 3", timeout=PATIENCE_MS)
     assert "spreading of" in child(widget, QPushButton, "undo").toolTip()
     undo(qtbot, viewer)
     np.testing.assert_array_equal(layer.data, one)
@@ -382,3 +392,52 @@ def test_image_that_is_closed_takes_the_preview_with_it(qtbot, with_empty_slice)
     viewer.layers.remove(viewer.layers["head.nii.gz"])
     assert len(viewer.layers) == 0
     assert preview_is_hidden(widget)
+
+
+def test_another_sam2_is_chosen_in_a_window_and_remembered(
+    qtbot, make_napari_viewer, segmenter, tmp_path
+) -> None:
+    from segone_napari.gui.layers import image_layer_data
+    from segone_napari.gui.widget import SegOneWidget
+
+    from .conftest import BrightTeacher
+
+    asked = []
+
+    def load(source, device):
+        asked.append(source)
+        return BrightTeacher()
+
+    def open_it():
+        viewer = make_napari_viewer(show=True)
+        data, arguments, _ = image_layer_data(head())
+        viewer.add_image(data, **arguments)
+        widget = SegOneWidget(viewer, lambda preset, device: segmenter, load)
+        viewer.window.add_dock_widget(widget, name="SegOne", area="right")
+        ask_and_wait(qtbot, widget, "left ball")
+        qtbot.mouseClick(rows(widget)[0], Qt.MouseButton.LeftButton)
+        return viewer, widget
+
+    # 1. A pickle and a file that isn't there are refused in words.
+    _, widget = open_it()
+    click(qtbot, widget, QPushButton, "sam2_model")
+    window = child(widget, QDialog, "teacher_window")
+    line = child(window, QLineEdit, "teacher_source")
+    problem = child(window, QLabel, "teacher_problem")
+    take = child(window, QDialogButtonBox, "teacher_buttons").button(
+        QDialogButtonBox.StandardButton.Ok
+    )
+    for wrong, words in (("sam2.1_hiera_tiny.pt", "pickle"), ("/no/such.safetensors", "no such")):
+        line.setText(wrong)
+        qtbot.mouseClick(take, Qt.MouseButton.LeftButton)
+        assert window.isVisible()
+        assert words.split()[-1] in problem.text()
+    # 2. A folder is taken, asked at the next click, and taken again the next day.
+    line.setText(str(tmp_path))
+    qtbot.mouseClick(take, Qt.MouseButton.LeftButton)
+    assert not window.isVisible()
+    click(qtbot, widget, QPushButton, "click_add")
+    qtbot.waitUntil(lambda: asked == [str(tmp_path)], timeout=PATIENCE_MS)
+    _, tomorrow = open_it()
+    click(qtbot, tomorrow, QPushButton, "click_add")
+    qtbot.waitUntil(lambda: asked == [str(tmp_path)] * 2, timeout=PATIENCE_MS)

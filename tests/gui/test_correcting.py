@@ -127,7 +127,7 @@ def test_repairs_have_keys_and_are_one_step_each(qtbot, with_balls, key) -> None
     places = np.argwhere(layer.data)
     middle = tuple(int(n) for n in places.mean(axis=0).round())
     if key == Qt.Key.Key_H:
-        layer.data_setitem((np.array([n]) for n in middle), 0)
+        layer.data_setitem(tuple(np.array([n]) for n in middle), 0)
     else:
         layer.data_setitem(tuple(np.array([n]) for n in (3, 3, 3)), 1)
     spoilt = layer.data.copy()
