@@ -43,6 +43,8 @@ class Segment:
     probability : (i, j, k) float, 0 to 1, on the mask's grid, where a system gave one.
     checkpoint : the weights that made this mask, where the content's masks differ in that.
     is_edited : whether a person has changed the mask by hand; None where nobody knows.
+    edited_with : by what it was changed, in order: "brush" (also the eraser and the
+        fill), "sam2", "spread", "repair", "interpolation"; empty where nobody knows.
     made_at, edited_at : ISO 8601 times in UTC; empty where nobody knows.
     """
 
@@ -54,6 +56,7 @@ class Segment:
     probability: Volume | None = None
     checkpoint: str = ""
     is_edited: bool | None = None
+    edited_with: tuple[str, ...] = ()
     made_at: str = ""
     edited_at: str = ""
 

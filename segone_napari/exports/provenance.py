@@ -94,6 +94,7 @@ def remembered(content: Content, path: Path) -> Content:
                 confidence=rows[segment.name]["confidence"],
                 checkpoint=rows[segment.name]["checkpoint"] or "",
                 is_edited=rows[segment.name]["edited_by_hand"],
+                edited_with=tuple(rows[segment.name].get("edited_with") or ()),
                 made_at=rows[segment.name]["made_at"] or "",
                 edited_at=rows[segment.name]["edited_at"] or "",
             )
@@ -162,6 +163,7 @@ def _row(content: Content, segment: Segment, label: int) -> dict[str, Any]:
         "volume_ml": round(segment.volume_ml, 4),
         "confidence": None if segment.confidence is None else round(segment.confidence, 4),
         "edited_by_hand": segment.is_edited,
+        "edited_with": list(segment.edited_with),
         "made_at": segment.made_at or None,
         "edited_at": segment.edited_at or None,
     }

@@ -190,7 +190,7 @@ def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any], st
         mask = Volume((work.history.masks[row.id] != 0).astype(np.uint8), grid, row.name)
         edits = work.history.edits(row.id)
         made = [edit.time for edit in edits if edit.kind == "result"]
-        changed = [edit.time for edit in edits if edit.kind not in ("result", "row")]
+        changed = [edit for edit in edits if edit.kind not in ("result", "row")]
         segments.append(
             Segment(
                 row.name,
@@ -199,8 +199,9 @@ def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any], st
                 prompt=row.prompt,
                 confidence=row.confidence,
                 is_edited=bool(changed),
+                edited_with=tuple(dict.fromkeys(edit.kind for edit in changed)),
                 made_at=_time(made[-1]) if made else "",
-                edited_at=_time(changed[-1]) if changed else "",
+                edited_at=_time(changed[-1].time) if changed else "",
             )
         )
     reference, path = work.reference, work.reference.path

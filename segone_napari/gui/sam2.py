@@ -198,6 +198,7 @@ class Sam2(QObject):  # type: ignore[misc, unused-ignore]
         self._current += 1
         self._is_stopped = True
         self._thread.stop()
+        self._drop()
 
     def _next(self) -> int:
         self._current += 1

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtCore import QEvent, Qt, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtGui import QKeyEvent, QShowEvent
 from qtpy.QtWidgets import (
     QApplication,
@@ -61,6 +61,9 @@ from segone_napari.systems.base import Result
 
 NO_IMAGE = "Open an MRI: File › Open, or drop a file on the canvas"
 LOOK_FOR_ROOM_MS = 500  # the docks have found their sizes by then
+
+END_AFTER_MS = 500  # whoever takes the panel out to put it elsewhere has done so by then
+MAKE_ROOM_MS = 50  # the question itself is gone by then
 
 
 def make_session(preset: str, device: str) -> Segmenter:
@@ -116,6 +119,7 @@ class SegOneWidget(QWidget):
         self._interrupted: ImageRef | None = None  # offered while no image is open
         self._is_reopening = False
         self._has_looked_for_room = False
+        self._was_docked = False
         self._number = 0
         self._is_working = False
         self._unfinished: list[Labels] = []  # layers that show one slice only
@@ -222,6 +226,20 @@ class SegOneWidget(QWidget):
         if not self._has_looked_for_room:
             self._has_looked_for_room = True
             QTimer.singleShot(LOOK_FOR_ROOM_MS, self._look_for_room)
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """End when the panel is closed: napari only takes it out of its dock and forgets it."""
+        super().changeEvent(event)
+        if event is None or event.type() != QEvent.Type.ParentChange:
+            return
+        if self.parent() is not None:
+            self._was_docked = True
+        elif self._was_docked:
+            QTimer.singleShot(END_AFTER_MS, self._end_if_closed)
+
+    def _end_if_closed(self) -> None:
+        if self.parent() is None and not self.isVisible():
+            self.deleteLater()
 
     # Building ------------------------------------------------------------------------------
 
@@ -508,6 +526,8 @@ class SegOneWidget(QWidget):
             self._correcting.set_work(self._work)
             self._saver.remove(work)
             work.close()
+            work.setParent(None)  # or Qt would keep it, and its masks, as long as the panel
+            work.deleteLater()
 
     def _refresh_header(self) -> None:
         values, image = self._values, self._image
@@ -651,8 +671,8 @@ class SegOneWidget(QWidget):
 
     def _on_room_answered(self, is_yes: bool) -> None:
         if is_yes:
-            room.make(self)
             self._status.setText("The menu View brings napari's panels back")
+            QTimer.singleShot(MAKE_ROOM_MS, partial(room.make, self))
 
     def _on_offer_answered(self, is_yes: bool) -> None:
         self._offer.hide()
@@ -1069,6 +1089,8 @@ class _ShutDown:
             self._keeper.run(work.history.close)
         self._keeper.stop()
         self._saver.stop()
+        self._works.clear()
+        self._listeners.clear()
 
 
 def _key(row: Row | Shown) -> tuple[int | None, str]:

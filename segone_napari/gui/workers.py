@@ -124,10 +124,12 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
         self._thread.submit(self._find_device)
 
     def stop(self) -> None:
-        """Cancel, and end the thread as soon as it notices."""
+        """Cancel, end the thread as soon as it notices, and let the model go."""
         self.cancel()
         self._is_stopped = True
         self._thread.shutdown(wait=False, cancel_futures=True)
+        self._session = None
+        self._results.clear()
 
     def _run(self, request: Request) -> None:
         try:

@@ -10,6 +10,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QLineEdit, QPushButton, QToolButton
 
 from segone_napari.data.samples import SAMPLES
+from segone_napari.gui import correcting
+from segone_napari.models.teacher import Proposal, Teacher
 from segone_napari.systems.base import EMPTY_BOX, Result
 
 from ..fakes import VOCABULARY, put_in_registry
@@ -18,6 +20,7 @@ from .hands import (
     ask_and_wait,
     child,
     click,
+    click_on,
     drag,
     press,
     redo,
@@ -64,6 +67,23 @@ class BallsInTheSample:
         return Result(
             prompt, term.canonical, term.side, image.grid, box, probability, True, 0.9, 0.0, doubt
         )
+
+
+class Discs:
+    """Stands for SAM2: a disc at each click; sure of it for a few slices, then no more."""
+
+    def __init__(self):
+        self.left = 8
+
+    def set_slice(self, image, spacing):
+        self.shape, self.left = image.shape, self.left - 1
+
+    def predict(self, box=None, points=None, labels=None, mask=None):
+        out = np.zeros(self.shape, np.float32) if mask is None else np.array(mask, np.float32)
+        far = np.indices(self.shape)
+        for point, label in zip(points or (), labels or (), strict=True):
+            out[np.hypot(far[0] - point[0], far[1] - point[1]) < 6] = label
+        return Proposal(out, 0.9 if self.left > 0 else 0.1)
 
 
 class Reader:
@@ -114,6 +134,37 @@ class Reader:
         np.testing.assert_array_equal(layer.data, before)
         redo(self.qtbot, self.viewer)
         np.testing.assert_array_equal(layer.data, painted)
+
+    def let_sam2_help(self):
+        for word in ("Click +", "Box", "Spread"):
+            assert f"**{word}**" in self.steps["Let SAM2 help"]
+        self.choose()
+        layer = self.viewer.layers["left hippocampus"]
+        before = layer.data.copy()
+        at, row, column = (int(n) for n in np.argwhere(layer.data).mean(axis=0))
+        self.viewer.dims.set_current_step(0, at)
+        click(self.qtbot, self.widget, QPushButton, "click_add")
+        take = child(self.widget, QPushButton, "preview_take")
+        # 1. One click, dropped; one and another with Shift, taken.
+        click_on(self.qtbot, self.viewer, (at, row, column + 14))
+        self.qtbot.waitUntil(lambda: take.isVisible() and take.isEnabled(), timeout=PATIENCE_MS)
+        press(self.qtbot, self.viewer, Qt.Key.Key_Escape)
+        np.testing.assert_array_equal(layer.data, before)
+        click_on(self.qtbot, self.viewer, (at, row, column + 14))
+        shift = Qt.KeyboardModifier.ShiftModifier
+        click_on(self.qtbot, self.viewer, (at, row, column - 9), shift)
+        self.qtbot.waitUntil(lambda: take.isVisible() and take.isEnabled(), timeout=PATIENCE_MS)
+        press(self.qtbot, self.viewer, Qt.Key.Key_Return)
+        taken = layer.data.copy()
+        assert taken[at, row, column + 14]
+        assert not taken[at, row, column - 9]
+        # 2. Spread, as one step.
+        click(self.qtbot, self.widget, QPushButton, "spread")
+        self.qtbot.waitUntil(lambda: (layer.data != taken).any(), timeout=PATIENCE_MS)
+        self.qtbot.waitUntil(lambda: not self.widget._work.is_busy, timeout=PATIENCE_MS)
+        assert layer.data[at + 1, row, column + 14]
+        undo(self.qtbot, self.viewer)
+        np.testing.assert_array_equal(layer.data, taken)
 
     def accept(self):
         click(self.qtbot, rows(self.widget)[0], QToolButton, "accept")
@@ -169,6 +220,8 @@ def test_every_step_of_the_tutorial_does_what_it_says(
     qtbot, make_napari_viewer, tmp_path, monkeypatch
 ) -> None:
     put_in_registry(monkeypatch, BallsInTheSample())
+    monkeypatch.setattr(Teacher, "load", lambda source, device: Discs())
+    monkeypatch.setattr(correcting, "why_none", lambda source: "")
     parts = re.split(r"^## \d+\. (.+)$", TUTORIAL.read_text(encoding="utf-8"), flags=re.MULTILINE)
     steps = dict(zip(parts[1::2], parts[2::2], strict=True))
     viewer = make_napari_viewer(show=True)
