@@ -29,6 +29,7 @@ PREVIEW = "SAM2 preview"
 ROLE = "preview"
 MARK_MM = 2.5
 """How far a mark's arms reach from the click."""
+REMOVE_AFTER_MS = 60
 DRAG_PX = 4
 """A press that moves less is a click."""
 
@@ -148,7 +149,7 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
         self._is_own_doing = False
         preview, self._preview = self._preview, None
         if preview is not None:  # in a turn of its own: napari takes a tenth of a second for it
-            QTimer.singleShot(0, partial(self._remove_preview, preview))
+            QTimer.singleShot(REMOVE_AFTER_MS, partial(self._remove_preview, preview))
         self.changed.emit()
 
     def _remove_preview(self, preview: Labels) -> None:
@@ -336,10 +337,8 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
         preview.editable = False
         preview.metadata["segone_role"] = ROLE
         self._preview = preview
-        self._is_own_doing = True  # napari selects what is added
-        selected = self._viewer.layers.selection.active
-        self._viewer.add_layer(preview)
-        self._viewer.layers.selection.active = selected
+        self._is_own_doing = True  # should napari select it after all
+        layers.add_unselected(self._viewer, preview)
         self._is_own_doing = False
         return preview
 

@@ -34,6 +34,8 @@ REPAIRS: Mapping[str, tuple[str, str]] = {
     "smooth": ("Smooth", "Smooth"),
 }
 """What stands on a repair's button, and what it does."""
+BETWEEN_LAYERS_MS = 10
+"""Time to draw one layer before the next one is added."""
 
 
 class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
@@ -377,8 +379,11 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
                 self.image, row.name, row.colour, self.mask_on_layer(row.id)
             )
             self._own(row, layer)
-            self._viewer.add_layer(layer)
-            self._next_layer.start(0)
+            if self._first_missing() is None:
+                self._viewer.add_layer(layer)  # the last one is selected
+            else:
+                layers.add_unselected(self._viewer, layer)
+            self._next_layer.start(BETWEEN_LAYERS_MS)
             return
         self.changed.emit()
         thens, self._thens = self._thens, []

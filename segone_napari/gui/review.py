@@ -54,10 +54,8 @@ class Review:
         if self._layer is not None:
             self._layer.visible = is_shown
         elif is_shown and self.doubt is not None:
-            active = self._viewer.layers.selection.active
             self._layer = _doubt_layer(self._image, self.doubt)
-            self._viewer.add_layer(self._layer)
-            self._viewer.layers.selection.active = active
+            layers.add_unselected(self._viewer, self._layer)
 
     def on_layer_removed(self, layer: Any) -> None:
         """Follow a person who deleted the layer."""
