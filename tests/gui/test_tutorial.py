@@ -162,7 +162,7 @@ class Reader:
         click(self.qtbot, self.widget, QPushButton, "spread")
         self.qtbot.waitUntil(lambda: (layer.data != taken).any(), timeout=PATIENCE_MS)
         self.qtbot.waitUntil(lambda: not self.widget._work.is_busy, timeout=PATIENCE_MS)
-        assert layer.data[at + 1, row, column + 14]
+        assert layer.data[at - 1, row, column + 14]
         undo(self.qtbot, self.viewer)
         np.testing.assert_array_equal(layer.data, taken)
 
