@@ -381,11 +381,11 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             self._own(row, layer)
             if self._first_missing() is None:
                 self._viewer.add_layer(layer)  # the last one is selected
+                self.changed.emit()
             else:
                 layers.add_unselected(self._viewer, layer)
             self._next_layer.start(BETWEEN_LAYERS_MS)
             return
-        self.changed.emit()
         thens, self._thens = self._thens, []
         for then in thens:
             then()
