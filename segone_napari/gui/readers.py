@@ -233,6 +233,8 @@ def _window() -> Any:
 
     It isn't shown yet while the command `napari` opens the files that it was given.
     """
+    if "napari" not in sys.modules:
+        return None
     import napari
 
     viewer = napari.current_viewer()

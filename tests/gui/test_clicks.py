@@ -112,7 +112,7 @@ def test_esc_drops_the_preview_and_then_the_tool(qtbot, with_empty_slice) -> Non
     assert child(widget, QPushButton, "click_add").isChecked()
     press(qtbot, viewer, Qt.Key.Key_Escape)
     assert not child(widget, QPushButton, "click_add").isChecked()
-    assert "SAM2 preview" not in viewer.layers
+    qtbot.waitUntil(lambda: "SAM2 preview" not in viewer.layers, timeout=5000)
     np.testing.assert_array_equal(layer.data, before)
     # Enter and Esc are napari's again.
     press(qtbot, viewer, Qt.Key.Key_Return)
@@ -390,7 +390,7 @@ def test_image_that_is_closed_takes_the_preview_with_it(qtbot, with_empty_slice)
     click_on(qtbot, viewer, place)
     wait_for_preview(qtbot, widget)
     viewer.layers.remove(viewer.layers["head.nii.gz"])
-    assert len(viewer.layers) == 0
+    qtbot.waitUntil(lambda: len(viewer.layers) == 0, timeout=5000)
     assert preview_is_hidden(widget)
 
 
