@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -85,6 +84,7 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
         self._row_id = 0
         self._layer: Labels | None = None  # the structure's
         self._preview: Labels | None = None
+        self._put_away: list[Labels] = []
         self._steps: list[Step] = []
         self._is_own_doing = False
 
@@ -149,12 +149,15 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
         self._is_own_doing = False
         preview, self._preview = self._preview, None
         if preview is not None:  # in a turn of its own: napari takes a tenth of a second for it
-            QTimer.singleShot(REMOVE_AFTER_MS, partial(self._remove_preview, preview))
+            self._put_away.append(preview)
+            QTimer.singleShot(REMOVE_AFTER_MS, self._remove_previews)
         self.changed.emit()
 
-    def _remove_preview(self, preview: Labels) -> None:
-        if preview in self._viewer.layers:
-            self._viewer.layers.remove(preview)
+    def _remove_previews(self) -> None:
+        while self._put_away:
+            preview = self._put_away.pop()
+            if preview in self._viewer.layers:
+                self._viewer.layers.remove(preview)
 
     def on_mode(self, layer: Any) -> None:
         """Follow a person who took another of napari's tools."""

@@ -672,7 +672,10 @@ class SegOneWidget(QWidget):
     def _on_room_answered(self, is_yes: bool) -> None:
         if is_yes:
             self._status.setText("The menu View brings napari's panels back")
-            QTimer.singleShot(MAKE_ROOM_MS, partial(room.make, self))
+            QTimer.singleShot(MAKE_ROOM_MS, self._make_room)
+
+    def _make_room(self) -> None:
+        room.make(self)
 
     def _on_offer_answered(self, is_yes: bool) -> None:
         self._offer.hide()
