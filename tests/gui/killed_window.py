@@ -1,51 +1,88 @@
-"""A window that is worked in until something kills it: asks, then paints stroke after stroke.
+"""A window that is worked in until something kills it: asks, then draws stroke after stroke.
 
-    python -m tests.gui.killed_window IMAGE
+    python -m tests.gui.killed_window IMAGE SEED
 
-Prints a checksum of the mask's file-order voxels after every stroke that is shown as saved.
+Goes on with earlier work if there is any. Prints one line, at once, for what happens:
+
+    state N CRC ROWS     after every edit: how many can be undone, a checksum of all masks in the
+                         file's order, and what the rows say
+    saved                the panel says that everything until here is saved
+    down                 the mouse's button went down: a stroke has begun
 """
+
+from __future__ import annotations
 
 import sys
 import zlib
+from typing import Any
 
-import napari
 import numpy as np
+from napari.layers import Labels
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QApplication
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
 from segone_napari.gui.app import open_viewer
 from segone_napari.gui.layers import volume_from_attributes
 from tests.gui.conftest import ThresholdSegmenter
+from tests.gui.hands import child, drag, is_idle, row_texts
+
+NAMES = ("left ball", "right ball")
+
+
+class Mouse:
+    """The part of pytest-qt's robot that `drag` needs, without a test."""
+
+    mouseMove = staticmethod(QTest.mouseMove)
+    mouseRelease = staticmethod(QTest.mouseRelease)
+    wait = staticmethod(QTest.qWait)
+
+    @staticmethod
+    def mousePress(*where: Any, **options: Any) -> None:
+        QTest.mousePress(*where, **options)
+        print("down", flush=True)
+
+
+def state(viewer: Any, widget: Any) -> str:
+    """Everything that must come back: undo steps, masks, rows."""
+    steps = child(widget, QPushButton, "undo").text().removeprefix("Undo").strip() or "0"
+    crc = 0
+    for layer in sorted((x for x in viewer.layers if isinstance(x, Labels)), key=lambda x: x.name):
+        volume = volume_from_attributes(layer.data, {"metadata": layer.metadata})
+        crc = zlib.crc32(np.ascontiguousarray(volume.data), zlib.crc32(layer.name.encode(), crc))
+    return f"{steps} {crc} {' | '.join(row_texts(widget))}"
 
 
 def main() -> None:
-    viewer, widget = open_viewer(sys.argv[1], make_session=lambda preset, device: Balls())
-    widget.ask("left ball; right ball")
-    while widget.is_working:
-        QApplication.processEvents()
-    layer = viewer.layers["left ball"]
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(int(sys.argv[2]))
+    viewer, widget = open_viewer(
+        sys.argv[1], make_session=lambda preset, device: ThresholdSegmenter()
+    )
+    offer = child(widget, QWidget, "offer")
+    while widget._work is None and offer.isHidden():
+        QTest.qWait(10)
+    if offer.isHidden():
+        widget.ask("; ".join(NAMES))
+    else:
+        child(widget, QPushButton, "offer_yes").click()
+    while not (is_idle(widget) and all(name in viewer.layers for name in NAMES)):
+        QTest.qWait(10)
+    print("state", state(viewer, widget), flush=True)
 
-    def paint() -> None:
-        with layer.block_history():
-            for point in random.integers(4, 26, (3, 3)):
-                layer.paint(tuple(point), int(random.integers(0, 2)))
-        QTimer.singleShot(5, paint)
-
-    def tell() -> None:
-        if widget.findChild(object, "saved").text() == "saved just now":
-            volume = volume_from_attributes(layer.data, {"metadata": layer.metadata})
-            print(zlib.crc32(np.ascontiguousarray(volume.data)), flush=True)
-
+    saved = child(widget, QLabel, "saved")
     clock = QTimer()
-    clock.timeout.connect(tell)
+    clock.timeout.connect(lambda: saved.text() == "saved just now" and print("saved", flush=True))
     clock.start(20)
-    paint()
-    napari.run()
-
-
-class Balls(ThresholdSegmenter):
-    """Answers without waiting."""
+    while True:
+        layer = viewer.layers[NAMES[int(random.integers(2))]]
+        viewer.layers.selection.active = layer
+        layer.mode = ("paint", "erase")[int(random.integers(2))]
+        layer.brush_size = 3
+        at = int(random.integers(10, 20))
+        viewer.dims.set_current_step(0, at)
+        start, stop = random.integers(6, 28, (2, 2))
+        drag(Mouse, viewer, (at, *map(int, start)), (at, *map(int, stop)))
+        print("state", state(viewer, widget), flush=True)
 
 
 if __name__ == "__main__":

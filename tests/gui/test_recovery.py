@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from .hands import (
     rows,
     undo,
 )
+from .killed_window import state
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,44 +46,86 @@ def paint_a_stroke(qtbot, viewer, widget, name: str) -> None:
     drag(qtbot, viewer, (at, 8, 8), (at, 8, 14))
 
 
-def test_window_that_is_killed_in_a_stroke_goes_on_where_it_was(
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_window_that_is_killed_in_a_stroke_ten_times_goes_on_where_it_was(
     qtbot, open_widget, tmp_path, own_settings
 ) -> None:
-    """What was on the disk at the kill is what the next start shows, undo included."""
+    """Each life begins with the masks, rows and undo steps that the one before ended with."""
     volume = formats.read(formats.write(head(), tmp_path / "head.nii.gz"))
-    command = [sys.executable, "-m", "tests.gui.killed_window", str(tmp_path / "head.nii.gz")]
-    settings = {"SEGONE_PROJECT": str(own_settings), "XDG_CONFIG_HOME": str(tmp_path)}
-    environment = os.environ | settings
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    for _ in range(random.randrange(3, 8)):
-        assert process.stdout.readline()  # a mask that was shown as saved
-    process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    known: dict[int, str] = {}  # by the number of steps that can be undone, what was shown
+    saved = 0
+    for life in range(10):
+        states, saved_after = work_until_killed(tmp_path, own_settings, life)
+        steps = steps_of(states[0])
+        newest = max(known, default=0)
+        assert saved <= steps <= max(newest + 1, 1), f"life {life} lost a stroke"
+        assert states[0] == known.get(steps, states[0])
+        known = {n: shown for n, shown in known.items() if n <= steps}
+        known |= {steps_of(shown): shown for shown in states}
+        saved = saved_after
 
-    # 1. What the disk holds, read without the window.
+    # 1. What the next window offers and shows.
     (case,) = Project(own_settings).cases()
     assert case.was_interrupted
-
-    # 2. What the next window offers and shows.
     viewer, widget = open_widget(volume)
     qtbot.waitUntil(lambda: offer_is_open(widget), timeout=PATIENCE_MS)
     assert "cut off" in child(widget, QLabel, "offer_words").text()
     click(qtbot, widget, QPushButton, "offer_yes")
     qtbot.waitUntil(lambda: "right ball" in viewer.layers, timeout=PATIENCE_MS)
-    texts = row_texts(widget)
-    assert "left ball" in texts[0]
-    assert "corrected" in texts[0]
-    assert "right ball" in texts[1]
-    steps = int(child(widget, QPushButton, "undo").text().removeprefix("Undo "))
-    assert steps >= 4
-    # 3. Every stroke can still be undone, down to the model's own answer.
+    qtbot.waitUntil(lambda: "as you left" in child(widget, QLabel, "status").text())
+    assert widget._work.history.prompts == ("left ball; right ball",)
+    # 2. Every stroke of all ten lives can be undone, down to the model's own answer.
+    steps = steps_of(state(viewer, widget))
+    assert steps >= saved >= 20
+    compared = 0
     for _ in range(steps - 1):
+        shown = state(viewer, widget)
+        if (expected := known.get(steps_of(shown))) is not None:
+            assert shown == expected
+            compared += 1
         undo(qtbot, viewer)
+    assert compared >= 20
     fresh = head().data > 150
     left = viewer.layers["left ball"]
     answered = np.asarray(left.data, bool) | np.asarray(viewer.layers["right ball"].data, bool)
     assert answered.sum() == fresh.sum()
+
+
+def steps_of(shown: str) -> int:
+    return int(shown.split()[0])
+
+
+def work_until_killed(folder: Path, project: Path, seed: int) -> tuple[list[str], int]:
+    """Let a window be worked in, kill it in the middle of a stroke.
+
+    Returns what it showed after every edit, and how many steps it had shown as saved.
+    """
+    command = [sys.executable, "-m", "tests.gui.killed_window", f"{folder}/head.nii.gz", f"{seed}"]
+    environment = os.environ | {"SEGONE_PROJECT": str(project), "XDG_CONFIG_HOME": str(folder)}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    states: list[str] = []
+    saved = strokes = 0
+    for line in process.stdout:
+        kind, _, rest = line.strip().partition(" ")
+        if kind == "state":
+            states.append(rest)
+        elif kind == "saved":
+            saved = steps_of(states[-1])
+        elif kind == "down":
+            strokes += 1
+            if strokes > 4 and saved > steps_of(states[0]):
+                time.sleep(random.uniform(0, 0.1))  # the stroke takes longer
+                process.send_signal(signal.SIGKILL)
+                break
+    said_last = process.stdout.read()
+    process.wait(10)
+    assert process.returncode == -signal.SIGKILL
+    assert not said_last.startswith("state"), "the stroke had ended before the kill"
+    return states, saved
 
 
 def test_closed_image_that_is_opened_again_offers_its_rows(
