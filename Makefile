@@ -12,8 +12,9 @@ CHECKERS := .venv/.checkers
 demo: setup
 	$(BIN)/segone demo $(ARGS)
 
+# One thread a process: several processes that share the cores would wait for each other's threads.
 test: setup $(CHECKERS)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .
