@@ -105,6 +105,12 @@ class ScanBlock(nn.Module):
             y = y * (1 + scale) + shift
         return x + self.columns(F.silu(y))
 
+    def do_nothing(self) -> None:
+        """Return x as it is, until training changes that."""
+        nn.init.zeros_(self.columns.weight)
+        assert self.columns.bias is not None
+        nn.init.zeros_(self.columns.bias)
+
 
 class Down(nn.Module):
     """Pixel-unshuffle, then a channel convolution: fewer positions, more channels.

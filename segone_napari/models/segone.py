@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segone_napari.models.answers import Answers
-from segone_napari.models.layers import Down, Up
+from segone_napari.models.layers import Down, ScanBlock, Up
 from segone_napari.models.network import ImageFeatures, NetworkConfig, SegOneNetwork
 from segone_napari.models.text import TextTower
 
@@ -52,26 +52,38 @@ class SegOneModel(nn.Module):
         return self.network.decoder(seen, share, state, answer.vectors)
 
     def grown(self, config: NetworkConfig) -> SegOneModel:
-        """Return this model with finer pixels or more detail blocks: a start to train on from.
+        """Return this model with finer pixels or more blocks: a start to train on from.
 
         It answers an image of fine pixels as this one answers their means over the pixels of its
-        own size, with the same answer for each of these.
+        own size, with the same answer for each of these. Blocks that are added change nothing yet.
 
         Raises
         ------
         ValueError
-            If the sizes differ in more than that.
+            If the sizes differ in more than that, or are smaller.
         """
-        same = replace(config, stem=self.config.stem, detail_blocks=self.config.detail_blocks)
-        if same != self.config or config.stem % self.config.stem:
-            raise ValueError(f"the network has other sizes: {self.config}")
+        own = self.config
+        may_grow = {
+            name: getattr(own, name)
+            for name in ("stem", "encoder_blocks", "decoder_blocks", "detail_blocks")
+        }
+        before = (*own.encoder_blocks, *own.decoder_blocks, own.detail_blocks)
+        after = (*config.encoder_blocks, *config.decoder_blocks, config.detail_blocks)
+        if (
+            replace(config, **may_grow) != own
+            or config.stem % own.stem
+            or any(more < fewer for fewer, more in zip(before, after, strict=True))
+        ):
+            raise ValueError(f"the network has other sizes: {own}")
         model = SegOneModel(config, self.tower)
         weights = self.state_dict()
         for name, module in model.network.named_modules():
-            if isinstance(module, Down | Up):
-                own = self.network.get_submodule(name)
-                assert isinstance(own, Down | Up)
-                for key, value in own.finer(module.factor // own.factor).items():
+            if isinstance(module, ScanBlock):
+                module.do_nothing()
+            elif isinstance(module, Down | Up):
+                known = self.network.get_submodule(name)
+                assert isinstance(known, Down | Up)
+                for key, value in known.finer(module.factor // known.factor).items():
                     weights[f"network.{name}.mix.{key}"] = value
         model.load_state_dict(model.state_dict() | weights)
         return model

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segone_napari.runtime import has_fast_bfloat16
+
 MOMENTUM = 0.95
 """Muon's, of which it also looks ahead (Nesterov)."""
 
@@ -99,10 +101,12 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """
     a, b, c = _QUINTIC
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    if has_fast_bfloat16(x.device):
+        x = x.bfloat16()
     is_tall = x.shape[-2] > x.shape[-1]
     if is_tall:
         x = x.mT
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if is_tall else x
+    return (x.mT if is_tall else x).to(matrices.dtype)

@@ -167,10 +167,25 @@ def test_a_grown_model_answers_fine_pixels_as_their_mean():
     torch.testing.assert_close(grown.features(fine), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_blocks_that_are_added_change_nothing_at_first():
+    model = untrained_without_detail()
+    deeper = {
+        "encoder_blocks": tuple(count + 1 for count in model.config.encoder_blocks),
+        "decoder_blocks": tuple(count + 1 for count in model.config.decoder_blocks),
+    }
+    grown = model.grown(replace(model.config, **deeper))
+    slabs = torch.randn(1, 6, 16, 32)
+    assert sum(p.numel() for p in grown.parameters()) > sum(p.numel() for p in model.parameters())
+    torch.testing.assert_close(grown.features(slabs), model.features(slabs), rtol=1e-4, atol=1e-4)
+
+
 def test_a_network_of_other_sizes_does_not_grow_out_of_this_one():
     model = untrained_without_detail()
+    deeper = replace(model.config, encoder_blocks=(2,) * len(model.config.encoder_blocks))
     with pytest.raises(ValueError, match="other sizes"):
         model.grown(replace(model.config, features=4))
+    with pytest.raises(ValueError, match="other sizes"):
+        model.grown(deeper).grown(model.config)
 
 
 def untrained_without_detail() -> SegOneModel:
