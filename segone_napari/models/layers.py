@@ -87,11 +87,11 @@ class ScanBlock(nn.Module):
     (FiLM; Perez et al., AAAI 2018).
     """
 
-    def __init__(self, channels: int, condition_channels: int = 0) -> None:
+    def __init__(self, channels: int, condition_channels: int = 0, kernel_size: int = 3) -> None:
         super().__init__()
         self.norm = ChannelNorm(channels)
-        self.rows = ScanConv1d(channels, channels, "rows")
-        self.columns = ScanConv1d(channels, channels, "columns")
+        self.rows = ScanConv1d(channels, channels, "rows", kernel_size)
+        self.columns = ScanConv1d(channels, channels, "columns", kernel_size)
         self.film = nn.Linear(condition_channels, 2 * channels) if condition_channels else None
         if self.film is not None:
             nn.init.zeros_(self.film.weight)

@@ -53,6 +53,9 @@ class NetworkConfig:
     """D: features a pixel, and the size of a prompt's embedding."""
     condition: int = 64
     """E: channels of the timestep's and the prompt's condition."""
+    scan: int = 3
+    """Kernel size along rows and columns. With 1 positions meet by pixel-unshuffle only, as in
+    OneNet."""
     text_in: TextPlace = "both"
     """Where a prompt conditions the denoiser: the latent, the skip levels, both or none."""
 
@@ -95,7 +98,7 @@ class ImageEncoder(nn.Module):
             Down(a, b, factor) for (a, b), factor in zip(pairwise(widths), factors, strict=True)
         )
         self.levels = nn.ModuleList(
-            nn.ModuleList(ScanBlock(width) for _ in range(count))
+            nn.ModuleList(ScanBlock(width, kernel_size=config.scan) for _ in range(count))
             for width, count in zip(config.channels, config.encoder_blocks, strict=True)
         )
 
@@ -133,7 +136,7 @@ class MaskDecoder(nn.Module):
             ChannelConv1d(2 * width, width) for width in config.channels[:-1]
         )
         self.levels = nn.ModuleList(
-            nn.ModuleList(ScanBlock(width, config.condition) for _ in range(count))
+            nn.ModuleList(ScanBlock(width, config.condition, config.scan) for _ in range(count))
             for width, count in zip(config.channels, config.decoder_blocks, strict=True)
         )
         self.time = nn.Sequential(
@@ -147,7 +150,7 @@ class MaskDecoder(nn.Module):
         pixel_channels = width + config.slices + POSITION_CHANNELS + STATE_CHANNELS
         self.pixels = ChannelConv1d(pixel_channels, width) if config.detail_blocks else None
         self.details = nn.ModuleList(
-            ScanBlock(width, config.condition) for _ in range(config.detail_blocks)
+            ScanBlock(width, config.condition, config.scan) for _ in range(config.detail_blocks)
         )
         self.detail = ChannelConv1d(width, width) if config.detail_blocks else None
         if self.detail is not None:

@@ -29,6 +29,7 @@ def sample_mask(
     steps: int,
     generator: torch.Generator,
     known: Tensor | None = None,
+    shown: float = 1.0,
 ) -> Tensor:
     """Return the probability (B, H, W) of the union of some classes.
 
@@ -40,6 +41,7 @@ def sample_mask(
     steps : 1 is the dense head alone.
     generator : draws the noise that sampling starts from.
     known : (B, 1, H, W), 1 inside, -1 outside, 0 unknown.
+    shown : how much of x_t the network sees; 0 for one that was trained without noise.
     """
     seen = model.network.encode(slabs)
     is_member = torch.zeros(len(slabs), len(classes.biases), dtype=torch.bool, device=slabs.device)
@@ -55,10 +57,13 @@ def sample_mask(
     probability = torch.zeros_like(x_t)
     for t, t_next in zip(times, [*times[1:], -1], strict=True):
         x_t = torch.where(known != 0, known, x_t)
+        seen_of_mask = torch.where(known != 0, known, shown * x_t)
         if t == schedule.last and not known.any():
             features = model.network.dense_from(seen)
         else:
-            features = _denoise(model, schedule, seen, t, torch.cat([x_t, known], 1), prompt)
+            features = _denoise(
+                model, schedule, seen, t, torch.cat([seen_of_mask, known], 1), prompt
+            )
         logit = prompt_logit(classes.logits(features).float(), is_member)
         probability = logit.sigmoid()[:, None]  # (B, 1, H, W)
         x_t = schedule.step(x_t, 2 * probability - 1, t, t_next)

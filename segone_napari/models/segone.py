@@ -54,6 +54,8 @@ class SegOneModel(nn.Module):
     def grown(self, config: NetworkConfig) -> SegOneModel:
         """Return this model with finer pixels or more blocks: a start to train on from.
 
+        Where a prompt conditions the denoiser may change, too.
+
         It answers an image of fine pixels as this one answers their means over the pixels of its
         own size, with the same answer for each of these. Blocks that are added change nothing yet.
 
@@ -65,7 +67,7 @@ class SegOneModel(nn.Module):
         own = self.config
         may_grow = {
             name: getattr(own, name)
-            for name in ("stem", "encoder_blocks", "decoder_blocks", "detail_blocks")
+            for name in ("stem", "encoder_blocks", "decoder_blocks", "detail_blocks", "text_in")
         }
         before = (*own.encoder_blocks, *own.decoder_blocks, own.detail_blocks)
         after = (*config.encoder_blocks, *config.decoder_blocks, config.detail_blocks)

@@ -57,6 +57,8 @@ class TrainConfig:
     """The weights that are saved are averaged over about the last so many steps."""
     diffusion_share: float = 0.125
     """Share of each batch that also learns to denoise the mask of one prompt."""
+    noise: float = 1.0
+    """How much of the noisy mask the denoiser sees; 0 is the control without diffusion."""
     easy_until: float = 0.05
     """Share of the steps, at the start, in which all images look like a T1."""
     varied_from: float = 0.2
@@ -241,7 +243,13 @@ class _Step(nn.Module):
         if count:
             index = torch.arange(count, device=labels.device)
             loss = loss + 0.5 * diffusion_loss(
-                model, self.schedule, seen.select(index), answers, labels[:count], generator
+                model,
+                self.schedule,
+                seen.select(index),
+                answers,
+                labels[:count],
+                generator,
+                self.config.noise,
             )
         return loss
 

@@ -52,12 +52,14 @@ def diffusion_loss(
     answers: Answers,
     labels: Tensor,
     generator: torch.Generator,
+    shown: float = 1.0,
 ) -> Tensor:
     """Predict x_0 of one structure a sample from its noisy mask: cross-entropy plus soft Dice.
 
     `seen` is of B slabs, `labels` (B, H, W) their classes, `answers` all C classes. A structure
     of the slice is chosen for each sample, or, one time in eight, one that may be absent. One
-    time in three some of the mask is known.
+    time in three some of the mask is known. `shown` says how much of the noisy mask is seen: 0 is
+    a network without diffusion, which sees only what is known.
     """
     count, device = len(labels), labels.device
     chosen = _choose_classes(labels, len(answers.biases), generator)  # (B,)
@@ -66,7 +68,7 @@ def diffusion_loss(
     t = torch.randint(schedule.steps, (count,), generator=generator, device=device)
     noise = torch.randn(x_0.shape, generator=generator, device=device)
     known = _reveal(x_0, generator)
-    x_t = torch.where(known != 0, known, schedule.add_noise(x_0, noise, t))
+    x_t = torch.where(known != 0, known, shown * schedule.add_noise(x_0, noise, t))
     prompt = Answers(answers.vectors[chosen], answers.biases[chosen])
     share = t.float() / schedule.last
     features = model.denoise(seen, share, torch.cat([x_t, known], dim=1), prompt)
