@@ -12,6 +12,7 @@ import argparse
 import itertools
 from collections.abc import Iterator
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -22,6 +23,7 @@ from segone_napari.data import formats
 from segone_napari.data.samples import SAMPLES
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.session import Session
+from segone_napari.systems.base import Result
 from segone_napari.volume import Volume
 
 
@@ -59,19 +61,29 @@ def answers(
     """Masks of a copy, at the world positions of the voxels of `image`."""
     results = session.segment(copy, names)
     session.forget(copy)
-    to_copy = np.linalg.inv(copy.affine) @ image.affine
-    return [
-        affine_transform(
-            r.probability_volume.data.astype(np.float32),
-            to_copy,
-            output_shape=image.grid.shape,
-            order=1,
-        )
-        > 0.5
-        if r.found
-        else np.zeros(image.grid.shape, dtype=bool)
-        for r in results
-    ]
+    return [_at_voxels_of(image, result) for result in results]
+
+
+def _at_voxels_of(image: Volume, result: Result) -> NDArray[np.bool_]:
+    """A result's mask at the voxels of another image; sampled about the structure only."""
+    mask = np.zeros(image.grid.shape, dtype=bool)
+    if not result.found:
+        return mask
+    to_copy = np.linalg.inv(result.grid.affine) @ image.affine
+    first = [side.start for side in result.box]
+    corners = np.array(list(itertools.product(*((s.start, s.stop - 1) for s in result.box))))
+    there = nib.affines.apply_affine(np.linalg.inv(to_copy), corners)
+    start = np.clip(np.floor(there.min(0)).astype(int), 0, image.grid.shape)
+    stop = np.clip(np.ceil(there.max(0)).astype(int) + 1, 0, image.grid.shape)
+    sampled = affine_transform(
+        result.probability.astype(np.float32),
+        to_copy[:3, :3],
+        to_copy[:3, :3] @ start + to_copy[:3, 3] - first,
+        output_shape=tuple(stop - start),
+        order=1,
+    )
+    mask[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = sampled > 0.5
+    return mask
 
 
 def axis_orders(image: Volume) -> Iterator[tuple[str, Volume]]:
@@ -93,9 +105,12 @@ def reordered(image: Volume, order: tuple[int, ...], flips: tuple[int, ...]) -> 
 
 
 def tilted(
-    image: Volume, degrees: float, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    image: Volume,
+    degrees: float,
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    spline: int = 3,
 ) -> Volume:
-    """Sample the same head on a grid that is turned about all three axes."""
+    """Sample the same head, by a spline of some order, on a grid turned about all three axes."""
     turn = np.eye(3)
     for axis in range(3):
         a, b = (axis + 1) % 3, (axis + 2) % 3
@@ -113,7 +128,7 @@ def tilted(
         image.data.astype(np.float32),
         np.linalg.inv(image.affine) @ affine,
         output_shape=shape,
-        order=3,
+        order=spline,
     )
     return Volume.from_affine(np.clip(data, 0, None), affine, f"{image.name}, tilted {degrees}°")
 

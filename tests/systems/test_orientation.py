@@ -33,6 +33,21 @@ def wanted(session: Session, image: Volume) -> list[np.ndarray]:
     return answers(session, image, PROMPTS, image)
 
 
+@pytest.fixture(scope="module")
+def coarse(image: Volume) -> Volume:
+    """Every second voxel: what doesn't depend on fine edges is quicker to see on it."""
+    return Volume.from_affine(
+        np.ascontiguousarray(image.data[::2, ::2, ::2]),
+        image.affine @ np.diag([2, 2, 2, 1]),
+        "2 mm",
+    )
+
+
+@pytest.fixture(scope="module")
+def wanted_of_coarse(session: Session, coarse: Volume) -> list[np.ndarray]:
+    return answers(session, coarse, PROMPTS, coarse)
+
+
 def _mean_dice(wanted: list[np.ndarray], found: list[np.ndarray]) -> float:
     pairs = zip(wanted, found, strict=True)
     return float(np.mean([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs]))
@@ -46,11 +61,11 @@ def test_every_storage_order_gives_the_same_voxels(
     order: tuple[int, ...],
     flips: tuple[int, ...],
     session: Session,
-    image: Volume,
-    wanted: list[np.ndarray],
+    coarse: Volume,
+    wanted_of_coarse: list[np.ndarray],
 ) -> None:
-    found = answers(session, reordered(image, order, flips), PROMPTS, image)
-    assert _mean_dice(wanted, found) > 0.999
+    found = answers(session, reordered(coarse, order, flips), PROMPTS, coarse)
+    assert _mean_dice(wanted_of_coarse, found) > 0.999
 
 
 @pytest.mark.parametrize(
@@ -63,7 +78,7 @@ def test_tilted_and_anisotropic_copies_give_the_same_anatomy(
     image: Volume,
     wanted: list[np.ndarray],
 ) -> None:
-    found = answers(session, tilted(image, degrees, spacing), PROMPTS, image)
+    found = answers(session, tilted(image, degrees, spacing, spline=1), PROMPTS, image)
     assert _mean_dice(wanted, found) >= 0.95
 
 
