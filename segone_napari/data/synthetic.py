@@ -143,8 +143,10 @@ class SyntheticConfig:
     thickest_mm: float = 6.5
     cropped_share: float = 0.1
     """Share of images that the edge of the field of view cuts."""
-    tumour_share: float = 0.1
+    tumour_share: float = 0.3
     """Share of images with a tumour, where the vocabulary has that class."""
+    tumour_jitter: float = 0.18
+    """As `look_jitter`, for the tissues of tumours: hardly two look alike."""
     ghost_share: float = 0.1
     """Share of images with ghosts of motion."""
     healed_share: float = 0.35
@@ -700,7 +702,9 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     other = 1 + draw.integers(count, max(1, len(others)))
     is_t1 = draw.uniform(count) < (config.t1_share if others else 1.0)
     chosen = looks.to(draw.device)[torch.where(is_t1, 0, other)]  # (B, T)
-    typical = chosen + config.look_jitter * draw.normal(count, tissues)
+    is_tumour = torch.tensor([name in tumours.TISSUES for name in maps.names], device=draw.device)
+    jitter = torch.where(is_tumour, config.tumour_jitter, config.look_jitter)  # (T,)
+    typical = chosen + jitter * draw.normal(count, tissues)
     mean = torch.where(chosen.isnan(), mean, typical).clamp(0.02, 1.1)
     # both sides look alike, up to a little
     first = torch.minimum(maps.mirrored, torch.arange(tissues, device=draw.device))
@@ -709,6 +713,7 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     mean[:, 0] = torch.where(has_dark_air, 0.0, 0.2 * draw.uniform(count))
     spread = draw.uniform(count, tissues, low=0.01, high=0.07)
     spread[:, 0] *= ~has_dark_air
+    spread = torch.where(is_tumour, 2.5 * spread, spread)
     sample = torch.arange(count, device=draw.device)[:, None, None, None]
     return mean[sample, tissue] + spread[sample, tissue] * draw.normal(*tissue.shape)
 

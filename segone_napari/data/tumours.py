@@ -70,7 +70,7 @@ def draw_tumours(
     weights = torch.where(has_place[:, None], flat, True).float()
     chosen = torch.multinomial(weights, 1, generator=generator)[:, 0]  # (B,)
     centre = positions.flatten(1, 2)[torch.arange(count, device=device), chosen]  # (B, 3)
-    radius = uniform(count, low=5.0, high=32.0)
+    radius = uniform(count, low=6.0, high=36.0)
     # the slice seldom cuts a tumour through its middle
     centre = centre + 0.5 * radius[:, None] * uniform(count, 3, low=-1, high=1)
     has_tumour = has_place & (uniform(count) < share)
@@ -85,7 +85,7 @@ def draw_tumours(
         necrosis=torch.where(uniform(count) < 0.4, 0.0, core * uniform(count, low=0.3, high=0.85)),
         waves=2 * math.pi * directions / length,
         phases=2 * math.pi * uniform(count, WAVES),
-        heights=uniform(count, WAVES, high=0.14),
+        heights=uniform(count, WAVES, high=0.2),
         push=0.25 * radius * core * uniform(count) * has_tumour,
     )
 
