@@ -74,7 +74,9 @@ def main() -> None:
         folder = _trained(args.data / "label_maps", args.run / name, DESIGNS[name], args.minutes)
         size, macs, milliseconds = _cost(folder)
         steps = json.loads((folder / "checkpoint.json").read_text())["training"]["steps_done"]
-        session = Session(DESIGNS[name].system, checkpoint=folder, preset="fast", device="cpu")
+        session = Session(
+            system=DESIGNS[name].system, checkpoint=folder, preset="fast", device="cpu"
+        )
         dice = []
         for scan in args.scans:
             image, classes = SCANS[scan](args.data / "validation" / scan, Vocabulary.load())

@@ -6,7 +6,8 @@ probabilities as the prior. Where these leave a choice, mostly at an edge, a vox
 structure whose brightness it has. Knows nothing of networks or prompts.
 
 Sources: Van Leemput et al., *Automated model-based tissue classification of MR images of the
-brain*, IEEE TMI 1999; Ashburner and Friston, *Unified segmentation*, NeuroImage 2005.
+brain*, IEEE TMI 1999, and *Automated segmentation of multiple sclerosis lesions by model outlier
+detection*, IEEE TMI 2001; Ashburner and Friston, *Unified segmentation*, NeuroImage 2005.
 
 Dimension key: N voxels that may show something, E entries (a voxel and a class that it may be),
 C classes.
@@ -47,7 +48,11 @@ BORROWED_LOOKS = dict.fromkeys(
     ("inferior lateral ventricle", "third ventricle", "fourth ventricle"), "lateral ventricle"
 )
 """Structures too thin to show their own brightness, and whose they have."""
-OWN_WORD = ("white matter lesions", "tumour", "blood vessels")
+OUTLIERS = {"white matter lesions": "cerebral white matter"}
+"""What is known by looking unlike another structure, in whichever way, and which that is."""
+OUTLIER = 1.7
+"""From so many standard deviations on, a voxel is rather an outlier, if nothing else is known."""
+OWN_WORD = ("tumour", "blood vessels")
 """Classes that have no one brightness: the network alone says where they are."""
 
 Dense = tuple[Box, NDArray[np.float16]]
@@ -89,13 +94,15 @@ class SparseClasses:
 class _Entries(NamedTuple):
     """What each voxel may be.
 
-    `voxel` (E,) counts through the N voxels, `look` (E,) is the class whose brightness counts, and
-    `teaches` (E,) whether that is the entry's own.
+    `voxel` (E,) counts through the N voxels, `look` (E,) is the class whose brightness counts,
+    `teaches` (E,) whether that is the entry's own, and `is_outlier` (E,) whether the entry is what
+    doesn't look like that.
     """
 
     voxel: Tensor
     look: Tensor
     teaches: Tensor
+    is_outlier: Tensor
     prior: Tensor
 
     def normalised(self, weights: Tensor, count: int) -> Tensor:
@@ -210,8 +217,10 @@ def _entries(
     device = number.device
     lengths = [len(part.voxels) for part in parts.values()] + [len(background)]
     kinds = [name.removeprefix("left ").removeprefix("right ") for name in class_names]
-    looks = [kinds.index(BORROWED_LOOKS.get(kinds[index], kinds[index])) for index in parts] + [0]
-    teaches = [kinds[index] not in BORROWED_LOOKS for index in parts] + [True]
+    others = BORROWED_LOOKS | OUTLIERS
+    looks = [kinds.index(others.get(kinds[index], kinds[index])) for index in parts] + [0]
+    teaches = [kinds[index] not in others for index in parts] + [True]
+    is_outlier = [kinds[index] in OUTLIERS for index in parts] + [False]
 
     def spread(values: Sequence[int]) -> Tensor:
         return torch.tensor(values).repeat_interleave(torch.tensor(lengths)).to(device)
@@ -221,7 +230,13 @@ def _entries(
         [number[part.voxels] for part in parts.values()]
         + [torch.arange(len(background), dtype=torch.int32, device=device)]
     )
-    entries = _Entries(voxel, spread(looks), spread(teaches).float(), prior.pow(PRIOR_POWER))
+    entries = _Entries(
+        voxel,
+        spread(looks),
+        spread(teaches).float(),
+        spread(is_outlier),
+        prior.pow(PRIOR_POWER),
+    )
     return entries._replace(prior=entries.normalised(entries.prior, len(background)))
 
 
@@ -281,6 +296,7 @@ def _expectation(entries: _Entries, even: Tensor, looks: _Looks) -> Tensor:
     """How probable each entry (E,) is, given the voxels' brightness `even` (N,)."""
     variance = looks.variance[entries.look]
     distance = (even[entries.voxel] - looks.mean[entries.look]).square() / variance
+    distance = torch.where(entries.is_outlier, OUTLIER**2, distance)
     likelihood = (-0.5 * LIKELIHOOD_POWER * (distance + variance.log())).clamp(-40, 40)
     return entries.normalised(entries.prior * likelihood.exp(), len(even))
 

@@ -71,7 +71,8 @@ PROGRESS_STEPS = 1000
 FAINT = 0.02
 """Probabilities up to this count as nothing."""
 SMALLEST_ML = 0.015
-LEAST_CONFIDENCE, LEAST_CONFIDENCE_LESION = 0.2, 0.29
+LEAST_CONFIDENCE = 0.2
+LEAST_CONFIDENCE_OF = {LESIONS: 0.47, TUMOUR: 0.4}
 """A structure smaller, or a mask less sure than this, counts as not found. What need not be in a
 head at all has to be surer."""
 
@@ -382,8 +383,7 @@ class SlicedSystem:
         confidence = expected_dice(values)
         mask = values > 0.5
         volume_ml = int(mask.sum()) * native.voxel_volume_ml
-        is_lesion = term.classes[0] in (LESIONS, TUMOUR)
-        least = LEAST_CONFIDENCE_LESION if is_lesion else LEAST_CONFIDENCE
+        least = LEAST_CONFIDENCE_OF.get(term.classes[0], LEAST_CONFIDENCE)
         found = volume_ml >= SMALLEST_ML and confidence >= least
         return Result(
             prompt=prompt,

@@ -18,6 +18,7 @@ NAMES = (
     "left cerebral white matter",
     "left lateral ventricle",
     "left inferior lateral ventricle",
+    "tumour",
     "white matter lesions",
 )
 SPACING = (1.0, 1.0, 1.0)
@@ -70,7 +71,7 @@ def dice(one: NDArray[np.bool_], two: NDArray[np.bool_]) -> float:
 def test_edges_follow_the_brightness_of_any_contrast(brightness: list[float]) -> None:
     truth, parts = phantom()
     noise = max(brightness)
-    image = scan(truth, [b / noise for b in brightness] + [0.0] * 3) * noise
+    image = scan(truth, [b / noise for b in brightness] + [0.0] * 4) * noise
     sharp = sharpen(image, SPACING, NAMES, answering(parts))
     for index in (1, 2):
         before = dice(parts[index] > 0.5, truth == index)
@@ -80,14 +81,14 @@ def test_edges_follow_the_brightness_of_any_contrast(brightness: list[float]) ->
 def test_a_bias_field_is_taken_out() -> None:
     truth, parts = phantom()
     slope = torch.linspace(0.6, 1.4, 44)[:, None]
-    image = scan(truth, [0.1, 0.6, 0.9, 0, 0, 0]) * slope
+    image = scan(truth, [0.1, 0.6, 0.9, 0, 0, 0, 0]) * slope
     sharp = sharpen(image, SPACING, NAMES, answering(parts))
     assert dice(mask(sharp, 1, truth.shape), truth == 1) > 0.95
 
 
 def test_equal_brightness_leaves_the_network_s_word() -> None:
     truth, parts = phantom()
-    sharp = sharpen(scan(truth, [0.5] * 6), SPACING, NAMES, answering(parts))
+    sharp = sharpen(scan(truth, [0.5] * 7), SPACING, NAMES, answering(parts))
     assert dice(mask(sharp, 1, truth.shape), parts[1] > 0.5) > 0.97
 
 
@@ -95,7 +96,7 @@ def test_a_thin_structure_has_the_look_of_its_larger_neighbour() -> None:
     truth, parts = phantom()
     truth[8:14, 8:14, 8:28] = 3
     truth[26:27, 10:20, 10:20] = 4
-    image = scan(truth, [0.1, 0.6, 0.9, 0.2, 0.2, 0])
+    image = scan(truth, [0.1, 0.6, 0.9, 0.2, 0.2, 0, 0])
     parts = [
         ndimage.gaussian_filter((truth == c).astype(np.float32), 1.2).astype(np.float16)
         for c in range(len(NAMES))
@@ -104,11 +105,22 @@ def test_a_thin_structure_has_the_look_of_its_larger_neighbour() -> None:
     assert dice(parts[4] > 0.5, truth == 4) < 0.5 < dice(mask(sharp, 4, truth.shape), truth == 4)
 
 
-def test_lesions_keep_the_network_s_word() -> None:
+@pytest.mark.parametrize("lesion", [0.7, 1.1])
+def test_a_lesion_is_what_looks_unlike_white_matter(lesion: float) -> None:
+    truth, parts = phantom()
+    for place in (slice(28, 32), slice(7, 11)):
+        parts[6][place, 10:14, 10:14] = 0.45
+        parts[2][place, 10:14, 10:14] = 0.55
+    truth[28:32, 10:14, 10:14] = 6
+    sharp = sharpen(scan(truth, [0.1, 0.5, 0.9, 0, 0, 0, lesion]), SPACING, NAMES, answering(parts))
+    assert dice(mask(sharp, 6, truth.shape), truth == 6) > 0.85
+
+
+def test_tumours_keep_the_network_s_word() -> None:
     truth, parts = phantom()
     parts[5][28:32, 10:14, 10:14] = 0.75
     parts[2] = np.where(parts[5] > 0, parts[2] * np.float16(0.25), parts[2])
-    sharp = sharpen(scan(truth, [0.1, 0.5, 0.9, 0, 0, 0]), SPACING, NAMES, answering(parts))
+    sharp = sharpen(scan(truth, [0.1, 0.5, 0.9, 0, 0, 0, 0]), SPACING, NAMES, answering(parts))
     box, values = sharp.probability([5])
     assert [(s.start, s.stop) for s in box] == [(28, 32), (10, 14), (10, 14)]
     np.testing.assert_array_equal(values, np.float16(0.75))
