@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
 
 from segone_napari import editing
-from segone_napari.gui import layers
+from segone_napari.gui import corrected, layers
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.layers import LayerImage
 from segone_napari.project import Change, EditHistory, ImageRef, Kind, Row, RowLocked
@@ -121,12 +121,12 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def is_edited(self, row_id: int) -> bool:
         """Whether a person has changed a row's mask since its last result."""
-        for edit in reversed(self.history.edits(row_id)):
-            if edit.kind == "result":
-                return False
-            if edit.kind != "row":
-                return True
-        return False
+        return corrected.is_edited(self.history, row_id)
+
+    @property
+    def source(self) -> corrected.Source:
+        """The image and the work on it, as values that a worker may have."""
+        return corrected.Source(self.reference, self.values, self.history)
 
     def mask_on_layer(self, row_id: int) -> NDArray[np.uint8]:
         """A row's mask in the layer's axis order, as a view."""
