@@ -65,7 +65,7 @@ class Line:
         """The change with an arrow: "▲ +0.21"."""
         change = self.now - self.before
         arrow = "=" if abs(change) < LEAST_SEEN else "▲" if change > 0 else "▼"
-        return f"{arrow} {change:+.2f}"
+        return f"{arrow} {_signed(change)}"
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,10 @@ def read_card(version: int, card: Mapping[str, Any], pictures: Path) -> Card:
         tuple(str(remark) for remark in card.get("remarks", ())),
         tuple(sorted(pictures.glob("change_*.png"))),
     )
+
+
+def _signed(change: float) -> str:
+    return f"{change:+.2f}".replace("-", "−")
 
 
 def _lines(held_back: Sequence[Mapping[str, Any]]) -> tuple[Line, ...]:
@@ -180,7 +184,7 @@ def _old(old: Mapping[str, Any] | None) -> str:
     if not changes:
         return f"What it knew before is as good as it was: {mean}."
     most = sorted(changes, key=lambda name: changes[name])
-    listed = ", ".join(f"{name} {changes[name]:+.2f}" for name in most[:3])
+    listed = ", ".join(f"{name} {_signed(changes[name])}" for name in most[:3])
     return f"Of what it knew before, {listed} changed; {mean}, before {old['mean_before']:.2f}."
 
 
@@ -247,6 +251,7 @@ class CardWindow(QDialog):
             button.setObjectName(name)
             button.setToolTip(hint)
             button.setAccessibleName(title)
+            button.setProperty("wanted", is_used == (card.verdict.kind == "better"))
             button.setAutoDefault(False)  # so that Enter decides nothing by accident
             button.clicked.connect(lambda _=False, is_used=is_used: self._decide(is_used))
             row.addWidget(button)

@@ -348,15 +348,20 @@ def _add(
 
 
 def in_short(lore: Lore) -> str:
-    """How much there is, for a line: "7 slices of 2 structures in 3 images"."""
+    """How much there is, in as few words as can be: "7 corrected slices"."""
+    slices = sum(len(one.slices) for one in lore.terms.values())
+    others = sum(len(one.whole) + len(one.absent) for one in lore.terms.values())
+    if slices and others:
+        return f"{slices + others} corrections"
+    return _many(slices, "corrected slice") if slices else _listed_all(lore)
+
+
+def in_full(lore: Lore) -> str:
+    """How much there is: "7 slices of 2 structures in 3 images"; empty if nothing."""
     if not lore:
         return ""
-    all_of_it = lore.terms.values()
-    slices = sum(len(one.slices) for one in all_of_it)
-    whole = sum(len(one.whole) for one in all_of_it)
-    absent = sum(len(one.absent) for one in all_of_it)
-    images = len(set().union(*(one.images for one in all_of_it)))
-    what = _listed(slices, whole, absent)
+    images = len(set().union(*(one.images for one in lore.terms.values())))
+    what = _listed_all(lore)
     return f"{what} of {_many(len(lore.terms), 'structure')} in {_many(images, 'image')}"
 
 
@@ -378,6 +383,15 @@ def in_words(lore: Lore, most: int = 4) -> list[str]:
     if len(shown) < len(ordered):
         lines.append(f"and {_many(len(ordered) - len(shown), 'more structure')}")
     return lines
+
+
+def _listed_all(lore: Lore) -> str:
+    every = lore.terms.values()
+    return _listed(
+        sum(len(one.slices) for one in every),
+        sum(len(one.whole) for one in every),
+        sum(len(one.absent) for one in every),
+    )
 
 
 def _listed(slices: int, whole: int, absent: int) -> str:

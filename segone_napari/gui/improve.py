@@ -6,6 +6,7 @@ It holds controls and says what a person wants by signals; it knows nothing of f
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Literal
 
 from qtpy.QtCore import QSize, Qt, Signal  # type: ignore[attr-defined, unused-ignore]
@@ -27,14 +28,14 @@ from qtpy.QtWidgets import (
 )
 
 from segone_napari.gui.card import KEEP, USE, Card
-from segone_napari.gui.corrected import Lore, in_short, in_words
+from segone_napari.gui.corrected import Lore, in_full, in_short, in_words
 from segone_napari.gui.panels import ShortLabel
 
 NOTHING_YET = (
     "Correct some slices, or outline something yourself that SegOne doesn't know. It can then "
     "learn from that, on this computer."
 )
-SHORT_NOTHING = "nothing to learn from yet"
+SHORT_NOTHING = "nothing corrected yet"
 MOST_MINUTES = 240
 LEAST_BODY_PX = 64
 """What is seen of the open section on the smallest screens; the rest is scrolled to."""
@@ -95,6 +96,8 @@ class ImprovePanel(QWidget):
             self._what.setText(NOTHING_YET)
         else:
             lines = "\n".join(f"•  {line}" for line in in_words(lore))
+            if len(lore.terms) > 1:
+                lines += f"\nIn all {in_full(lore)}."
             problems = "".join(f"\n⚠ {problem}" for problem in lore.problems[:2])
             self._what.setText(f"It will learn from\n{lines}{problems}")
         if set(self._synonyms) != set(lore.synonyms):
@@ -115,7 +118,7 @@ class ImprovePanel(QWidget):
             self._progress.setValue(round(100 * share))
             self._progress.setFormat(f"{round(100 * share)} %{left}")
         self._state = "training"
-        self._short_training = words if share is None else f"{words} · {round(100 * share)} %{left}"
+        self._short_training = words if share is None else f"{words} {round(100 * share)} %"
         self._refresh()
 
     def set_cancellable(self, can_be_cancelled: bool) -> None:
@@ -174,7 +177,6 @@ class ImprovePanel(QWidget):
         self._minutes.setAccessibleName("Longest time for training, in minutes")
         self._minutes.setToolTip("Training ends after this time at the latest")
         self._minutes.setRange(1, MOST_MINUTES)
-        self._minutes.setPrefix("at most ")
         self._minutes.setSuffix(" min")
         self._minutes.setValue(minutes)
         self._stage: QLabel = _label("training_stage")
@@ -259,12 +261,13 @@ class ImprovePanel(QWidget):
             line.setObjectName(f"synonyms_{len(self._synonyms) + 1}")
             line.setAccessibleName(f"Other words for {term}")
             line.setPlaceholderText("other words, separated by commas")
-            line.setToolTip(f"What else one may type for {term}")
-            line.editingFinished.connect(
-                lambda term=term, line=line: self.synonyms_typed.emit(term, line.text())
-            )
+            line.setToolTip(f"What else you would type for {term}; used from the next training on")
+            line.textEdited.connect(lambda text, term=term: self.synonyms_typed.emit(term, text))
             self._also.addRow(f"“{term}” is also", line)
             self._synonyms[term] = line
+        stops = [self._toggle, *self._synonyms.values(), self._train]
+        for before, after in pairwise(stops):
+            self.setTabOrder(before, after)
 
     def _refresh(self) -> None:
         self._idle.setVisible(self._state == "idle")
@@ -273,9 +276,9 @@ class ImprovePanel(QWidget):
         short = {
             "idle": in_short(self._lore) or SHORT_NOTHING,
             "training": self._short_training,
-            "card": "a new version is ready",
+            "card": "new version ready",
         }
-        self._short.set_words(short[self._state])
+        self._short.set_words(short[self._state], in_full(self._lore))
         self._area.refit()
 
     def _on_toggled(self, is_open: bool) -> None:

@@ -378,7 +378,8 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
 
     def _show_standing(self, standing: _Standing) -> None:
         number = standing.number
-        self.panel.show_version(f"Version {number} answers" if number else "The original answers")
+        words = f"version {number}" if number else "as it comes with SegOne"
+        self.panel.show_version(f"In use: {words}")
         self.names_known.emit(standing.names)
 
     def _say(self, words: str) -> None:
