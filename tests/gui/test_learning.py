@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,8 @@ import pytest
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QAbstractButton,
+    QComboBox,
+    QFileDialog,
     QLabel,
     QLineEdit,
     QPushButton,
@@ -34,6 +37,8 @@ from segone_napari.project import EditHistory, Project, Row
 from segone_napari.project.versions import Versions
 from segone_napari.training import jobs
 
+from .. import tiny
+from ..training import phantoms
 from .conftest import ThresholdSegmenter, head
 from .hands import (
     PATIENCE_MS,
@@ -605,3 +610,82 @@ def test_the_verdict_says_in_words_what_was_measured(tmp_path, card, kind, words
     assert shown.verdict.kind == kind
     assert words in shown.verdict.words
     assert shown.verdict.sign
+
+
+# --- with the real training ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_few_painted_slices_teach_a_new_term_to_the_model_that_answers(
+    qtbot, make_napari_viewer, tmp_path, own_settings, monkeypatch, request
+) -> None:
+    from segone_napari.gui import learning
+    from segone_napari.gui.app import open_viewer
+
+    path, truth = phantoms.save(tmp_path, 0)
+    use_untrained_base(own_settings, tmp_path)
+    request.addfinalizer(lambda: jobs.TrainingJob(own_settings).cancel())
+    quick = {"steps": 30, "teacher": None}
+    monkeypatch.setattr(learning, "JobOptions", lambda **o: jobs.JobOptions(**{**o, **quick}))
+    viewer, widget = open_viewer(path, viewer=make_napari_viewer(show=True))
+    child(widget, QComboBox, "preset").setCurrentText("Fast")
+    # 1. Five slices of what the model doesn't know.
+    ask_and_wait(qtbot, widget, phantoms.TERM)
+    child(rows(widget)[0], QLabel, "note").linkActivated.emit("segone:draw")
+    qtbot.waitUntil(lambda: phantoms.TERM in viewer.layers, timeout=PATIENCE_MS)
+    layer = viewer.layers[phantoms.TERM]
+    shown = widget._work.values.layout.to_layer(truth)
+    for index in np.flatnonzero(shown.any(axis=(1, 2)))[::2]:
+        i, j = np.nonzero(shown[index])
+        layer.data_setitem((np.full(len(i), index), i, j), 1)
+    open_section(qtbot, widget)
+    qtbot.waitUntil(lambda: bool(widget.findChild(QLineEdit, "synonyms_1")), timeout=PATIENCE_MS)
+    qtbot.keyClicks(child(widget, QLineEdit, "synonyms_1"), "azure stone")
+    # 2. The real training; the new version is accepted.
+    click(qtbot, widget, QPushButton, "train")
+    qtbot.waitUntil(lambda: is_asked(widget), timeout=6 * PATIENCE_MS)
+    click(qtbot, widget, QPushButton, "use_version")
+    qtbot.waitUntil(lambda: Versions(own_settings).used() == 2, timeout=PATIENCE_MS)
+    # 3. It answers by its other name, all over the volume; the painted row is kept until replaced.
+    ask_and_wait(qtbot, widget, "azure stone")
+    (row,) = rows(widget)
+    assert "Replace it" in row_text(row), text(widget, "status")
+    child(row, QLabel, "note").linkActivated.emit("segone:replace")
+    qtbot.waitUntil(lambda: layer.data.sum() > 0.6 * truth.sum(), timeout=PATIENCE_MS)
+    mask = volume_from_attributes(layer.data, {"metadata": layer.metadata}).data
+    assert phantoms.dice(mask, truth) > 0.7
+    # 4. Out into a file, and in again as another version.
+    archive = tmp_path / "stone.zip"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(archive), ""))
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(archive), ""))
+    click(qtbot, widget, QPushButton, "versions")
+    window = child(widget, QWidget, "versions_window")
+    qtbot.waitUntil(
+        lambda: window.findChild(QPushButton, "export_version_2") is not None, timeout=PATIENCE_MS
+    )
+    click(qtbot, window, QPushButton, "export_version_2")
+    qtbot.waitUntil(lambda: "Wrote" in text(window, "versions_words"), timeout=PATIENCE_MS)
+    click(qtbot, window, QPushButton, "versions_import")
+    qtbot.waitUntil(
+        lambda: "stone.zip is version 3 now" in text(window, "versions_words"), timeout=PATIENCE_MS
+    )
+    assert Versions(own_settings).used() == 2
+
+
+def use_untrained_base(project: Path, folder: Path) -> None:
+    """Make a tiny model that knows nothing the version in use: a lesson needs no more."""
+    import torch
+
+    from segone_napari.models.checkpoint import Manifest, save_checkpoint
+    from segone_napari.models.segone import SegOneModel
+    from segone_napari.models.text import TextTower
+
+    vocabulary = tiny.small_vocabulary()
+    torch.manual_seed(1)
+    names = [phrase for name in vocabulary.class_names for phrase in vocabulary.phrases(name)]
+    model = SegOneModel(tiny.NETWORK, TextTower.create(tiny.TEXT, names, seed=1)).eval()
+    manifest = Manifest("segone", training={"config": {"synthetic": asdict(tiny.SYNTHETIC)}})
+    save_checkpoint(model, vocabulary, manifest, folder / "base")
+    versions = Versions(project)
+    versions.use(versions.import_from(folder / "base"))
