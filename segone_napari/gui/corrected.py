@@ -378,7 +378,7 @@ def in_words(lore: Lore, most: int = 4) -> list[str]:
     for term in shown:
         one = lore.terms[term]
         what = _listed(len(one.slices), len(one.whole), len(one.absent))
-        new = " (new)" if term in lore.synonyms else ""
+        new = " (your term)" if term in lore.synonyms else ""
         lines.append(f"{term}{new}: {what} in {_many(len(one.images), 'image')}")
     if len(shown) < len(ordered):
         lines.append(f"and {_many(len(ordered) - len(shown), 'more structure')}")

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtWidgets import QWidget
 
@@ -89,13 +90,14 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         parent: QWidget,
     ):
         super().__init__(parent)
-        self._folder = folder
+        self._folder = folder.expanduser().absolute()
         self._preferences = preferences
         self._sources = sources
         self._window = parent
         self._keeper = Keeper("segone-learning", self)
         self._counter = Counter()
         self._job: TrainingJob | None = None
+        self._pid: int | None = None  # of the training, once it has said so
         self._is_busy = False  # from the click until the training has ended
         self._is_asking = False
         self._is_cancelling = False
@@ -105,7 +107,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         self._count_soon = _timer(self, COUNT_AFTER_MS, self._count, is_single=True)
         self._ask_soon = _timer(self, ASK_EVERY_MS, self._ask)
         self._connect()
-        self._keeper.run(partial(_look, folder), self._on_looked, self._on_problem)
+        self._keeper.run(partial(_look, self._folder), self._on_looked, self._on_problem)
         self.refresh()
 
     def _connect(self) -> None:
@@ -178,7 +180,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
             self._end(self._job)
 
     def _begin(self, words: str) -> None:
-        self._is_busy, self._is_cancelling, self._job = True, False, None
+        self._is_busy, self._is_cancelling, self._job, self._pid = True, False, None, None
         self.panel.say("")
         self.panel.set_cancellable(True)
         self.panel.show_training(words, None)
@@ -188,6 +190,8 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
             self.kept.emit(source.values)
         if started.was_running:
             self.panel.say("Another window has begun a training already; this is how far it is.")
+        if not self._is_cancelling:
+            self.panel.show_training("Starting", None)
         self._watch(started.job)
 
     def _watch(self, job: TrainingJob) -> None:
@@ -204,7 +208,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
 
         def kill() -> None:
             if self._job is job:
-                self._keeper.run(job.kill)
+                self._keeper.run(partial(_kill, self._folder, job, self._pid))
 
         QTimer.singleShot(KILL_AFTER_MS, kill)
 
@@ -226,11 +230,11 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         self._is_asking = False
         if job is not self._job:
             return
+        for event in events:
+            self._pid = event.get("pid", self._pid)
         progress = [event for event in events if event["event"] == "progress"]
         if progress and not self._is_cancelling:
             self._show_progress(progress[-1])
-        elif any(event["event"] == "started" for event in events) and not self._is_cancelling:
-            self.panel.show_training("Starting", None)
         last = next((event for event in events if event["event"] in LAST_EVENTS), None)
         if last is not None:
             self._ask_soon.stop()
@@ -324,14 +328,14 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         what = f"Version {number}" if number else "The model that comes with SegOne"
         words = f"{what} answers from now on; your rows stay as they are"
 
-        def then(standing: _Standing) -> None:
-            # a version that waited for a decision has been chosen in another way
-            if self._card is not None and self._card.version == number:
-                self._card = None
-                self.panel.show_idle()
-            self._take_over(standing, words)
-
-        self._keeper.run(partial(_go_to, self._folder, number), then, self._on_version_trouble)
+        if self._card is not None and self._card.version == number:
+            self.decide(True)  # it waited for that
+            return
+        self._keeper.run(
+            partial(_go_to, self._folder, number),
+            lambda standing: self._take_over(standing, words),
+            self._on_version_trouble,
+        )
 
     def _export(self, number: int, file: Path) -> None:
         def then(written: Path) -> None:
@@ -456,22 +460,32 @@ def _look(folder: Path) -> _Found:
 
 def _outcome(folder: Path, last: Event, *, is_cancelled: bool) -> Ended:
     """What to say of a training's last event; all but a card is settled with it."""
-    if last["event"] == "done" and not is_cancelled:
-        number = int(last["version"])
-        if number in Versions(folder).numbers() and not last["used"]:
-            return Ended(read_card(number, last["card"], _pictures(folder, number)))
-    _settle(folder)
     if last["event"] == "done":
         number = int(last["version"])
-        if is_cancelled and number in Versions(folder).numbers() and not last["used"]:
+        is_open = number in Versions(folder).numbers() and not last["used"]
+        if is_open and not is_cancelled:
+            return Ended(read_card(number, last["card"], _pictures(folder, number)))
+        if is_open:
             _throw_away(folder, number)
-        elif not is_cancelled:
-            return Ended(words=f"A training has ended; version {number} is in use.")
+    _settle(folder)
+    if last["event"] == "done" and not is_cancelled:
+        return Ended(words=f"A training has ended; version {number} was decided on elsewhere.")
     if last["event"] == "failed" and not is_cancelled:
         words = str(last["message"]).rstrip(".")
         stays = "" if "version in use stays" in words else f" {STAYS}."
         return Ended(words=f"Nothing was learnt: {words}.{stays}", is_problem=True)
     return Ended(words=f"Training was cancelled. {STAYS}.")
+
+
+def _kill(folder: Path, job: TrainingJob, pid: int | None) -> None:
+    """End a training at once, also one that another window began."""
+    job.kill()
+    if pid is None or not job.is_running:
+        return
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if str(folder) in process.cmdline():  # the number may be another program's by now
+            process.kill()
 
 
 def _accept(folder: Path, number: int) -> _Standing:

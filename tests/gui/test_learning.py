@@ -222,7 +222,7 @@ def test_painted_slices_are_kept_once_when_training_starts(
     qtbot, with_strokes, training, own_settings
 ) -> None:
     viewer, widget = with_strokes
-    assert "left ball (new): 2 slices in 1 image" in text(widget, "improve_what")
+    assert "left ball (your term): 2 slices in 1 image" in text(widget, "improve_what")
     assert not (own_settings / "corrections").exists()
     train_until_card(qtbot, widget, training)
     (kept,) = Project(own_settings).corrections().usable
@@ -350,10 +350,18 @@ def test_training_outlives_its_window_and_the_next_one_shows_the_card_once(
     # 2. It goes on, and the next window watches it.
     viewer, widget = open_widget()
     qtbot.waitUntil(lambda: is_learning(widget), timeout=PATIENCE_MS)
+    # 3. It can end it, too; the next one that is begun is left to go on.
+    training.be_deaf()
+    click(qtbot, widget, QPushButton, "training_cancel")
+    wait_for_idle(qtbot, widget)
+    assert training.processes[0].wait(5) is not None
+    training.be_deaf(False)
+    qtbot.waitUntil(child(widget, QPushButton, "train").isEnabled, timeout=PATIENCE_MS)
+    train(qtbot, widget)
     viewer.close()
     training.finish()
-    training.processes[0].wait(30)
-    # 3. It has ended meanwhile: the card waits, and closing the window decides nothing.
+    training.processes[1].wait(30)
+    # 4. It has ended meanwhile: the card waits, and closing the window decides nothing.
     viewer, widget = open_widget()
     qtbot.waitUntil(lambda: is_asked(widget), timeout=PATIENCE_MS)
     viewer.close()
@@ -362,7 +370,7 @@ def test_training_outlives_its_window_and_the_next_one_shows_the_card_once(
     click(qtbot, widget, QPushButton, "use_version")
     qtbot.waitUntil(lambda: Versions(own_settings).used() == 1, timeout=PATIENCE_MS)
     viewer.close()
-    # 4. What was decided isn't asked again.
+    # 5. What was decided isn't asked again.
     _, widget = open_widget()
     version = child(widget, QLabel, "version_in_use")
     qtbot.waitUntil(lambda: "version 1" in version.accessibleName(), timeout=PATIENCE_MS)
@@ -503,7 +511,7 @@ def test_new_term_is_outlined_by_hand_taught_and_then_asked_for_by_its_synonym(
     viewer.dims.set_point(0, -3)
     paint_two_slices(qtbot, viewer, widget, "azure stone")
     open_section(qtbot, widget)
-    qtbot.waitUntil(lambda: "azure stone (new)" in text(widget, "improve_what"), timeout=9000)
+    qtbot.waitUntil(lambda: "azure stone (your term)" in text(widget, "improve_what"), timeout=9000)
     # 2. Say what else it is called, and train.
     line = child(widget, QLineEdit, "synonyms_1")
     assert line.accessibleName() == "Other words for azure stone"
@@ -592,7 +600,7 @@ def test_words_count_slices_structures_and_images() -> None:
     )
     assert in_words(lore) == [
         "left hippocampus: 1 whole outline, 1 × “not there” in 2 images",
-        "cyst (new): 3 slices in 2 images",
+        "cyst (your term): 3 slices in 2 images",
     ]
 
 
