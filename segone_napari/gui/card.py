@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 USE = ("Use it", "Answer with the new version from now on; any earlier one can be brought back")
 KEEP = ("Keep the old one", "Throw the new version away; your corrections stay")
 PICTURE_PX = 560
+TALLEST_PX = 640
 LEAST_SEEN = 0.005
 """A change of Dice smaller than this is called none."""
 LEAST_LOSS = 0.01
@@ -240,7 +241,7 @@ class CardWindow(QDialog):
         whole.setContentsMargins(0, 0, 0, 8)
         whole.addWidget(area, 1)
         whole.addLayout(self._buttons(card))
-        self.resize(PICTURE_PX + 60, 640 if card.pictures else 380)
+        self.resize(PICTURE_PX + 60, min(TALLEST_PX, inside.sizeHint().height() + 60))
 
     def _buttons(self, card: Card) -> QHBoxLayout:
         row = QHBoxLayout()

@@ -96,10 +96,8 @@ class ImprovePanel(QWidget):
             self._what.setText(NOTHING_YET)
         else:
             lines = "\n".join(f"•  {line}" for line in in_words(lore))
-            if len(lore.terms) > 1:
-                lines += f"\nIn all {in_full(lore)}."
             problems = "".join(f"\n⚠ {problem}" for problem in lore.problems[:2])
-            self._what.setText(f"It will learn from\n{lines}{problems}")
+            self._what.setText(f"It will learn from {in_full(lore)}:\n{lines}{problems}")
         if set(self._synonyms) != set(lore.synonyms):
             self._ask_for_synonyms(lore, synonyms)
         hint = "Train on this computer; you decide afterwards whether the new version is used"
@@ -306,18 +304,16 @@ class _Area(QScrollArea):
         layout = None if inside is None else inside.layout()
         if inside is None or layout is None:
             return super().sizeHint()
-        width = max(self.viewport_width(), layout.minimumSize().width())
+        viewport = self.viewport()
+        width = 0 if viewport is None else viewport.width()
+        width = max(width, layout.minimumSize().width())
         height = layout.totalHeightForWidth(width) if layout.hasHeightForWidth() else -1
-        return QSize(width, height if height > 0 else layout.sizeHint().height())
+        height = height if height > 0 else layout.sizeHint().height()
+        return QSize(width, height + 2 * self.frameWidth())
 
     def minimumSizeHint(self) -> QSize:
         """No smaller than can be read."""
         return QSize(0, min(LEAST_BODY_PX, self.sizeHint().height()))
-
-    def viewport_width(self) -> int:
-        """The width that what is inside has."""
-        viewport = self.viewport()
-        return 0 if viewport is None else viewport.width()
 
     def refit(self) -> None:
         """Ask for the height that what is inside needs now."""

@@ -382,7 +382,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
 
     def _show_standing(self, standing: _Standing) -> None:
         number = standing.number
-        words = f"version {number}" if number else "as it comes with SegOne"
+        words = f"version {number}" if number else "SegOne's own"
         self.panel.show_version(f"In use: {words}")
         self.names_known.emit(standing.names)
 
