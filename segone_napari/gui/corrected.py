@@ -1,6 +1,6 @@
 """What a person's edits say is right: read from the history of an image, kept in the project.
 
-It reads masks and writes files, so it belongs in a worker. Knows nothing of Qt or of training.
+It reads masks and writes files, so it belongs in a worker; it touches no widget and no layer.
 """
 
 from __future__ import annotations

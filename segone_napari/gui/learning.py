@@ -2,34 +2,28 @@
 
 It keeps corrections in the project's folder, starts the training in a process of its own
 (`training.jobs`), asks it a few times a second how far it is, and shows what came of it. The
-person decides which version answers. Whatever touches the disk happens in a worker thread.
+person decides which version answers. Whatever touches the disk
+(`gui.trainings`, `gui.corrected`) happens in a worker thread.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtWidgets import QWidget
 
-from segone_napari.data.vocabulary import Vocabulary
-from segone_napari.gui import corrected
-from segone_napari.gui.card import Card, CardWindow, read_card
+from segone_napari.gui import trainings
+from segone_napari.gui.card import Card, CardWindow
 from segone_napari.gui.corrected import Counter, Lore, Source
 from segone_napari.gui.improve import MOST_MINUTES, ImprovePanel
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.preferences import Preferences
-from segone_napari.gui.prompt import names_to_offer
+from segone_napari.gui.trainings import Ended
 from segone_napari.gui.versions import VersionsWindow, read_versions
-from segone_napari.project.journal import write_whole
 from segone_napari.project.versions import Versions
 from segone_napari.runtime import SegOneError
 from segone_napari.training.jobs import LAST_EVENTS, Event, JobOptions, TrainingJob
@@ -39,24 +33,6 @@ ASK_EVERY_MS = 300
 KILL_AFTER_MS = 1200
 """How long a training that was cancelled may take to end by itself."""
 USUAL_MINUTES = 5
-
-STAYS = "The version in use stays"
-
-
-@dataclass(frozen=True, eq=False)
-class Ended:
-    """What came of a training.
-
-    Attributes
-    ----------
-    card : of a version that waits for a decision; None where there is nothing to decide.
-    words : a sentence; empty for a card.
-    is_problem : whether it went wrong.
-    """
-
-    card: Card | None = None
-    words: str = ""
-    is_problem: bool = False
 
 
 class Learning(QObject):  # type: ignore[misc, unused-ignore]
@@ -107,7 +83,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         self._count_soon = _timer(self, COUNT_AFTER_MS, self._count, is_single=True)
         self._ask_soon = _timer(self, ASK_EVERY_MS, self._ask)
         self._connect()
-        self._keeper.run(partial(_look, self._folder), self._on_looked, self._on_problem)
+        self._keeper.run(partial(trainings.look, self._folder), self._on_looked, self._on_problem)
         self.refresh()
 
     def _connect(self) -> None:
@@ -138,7 +114,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
     def _keep(self, sources: Iterable[Source]) -> None:
         synonyms = _as_words(self._synonyms)
         for source in sources:
-            self._keeper.run(partial(_keep_if_possible, self._folder, source, synonyms))
+            self._keeper.run(partial(trainings.keep_if_possible, self._folder, source, synonyms))
 
     # What there is to learn from -----------------------------------------------------------
 
@@ -165,7 +141,11 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
             minutes=float(minutes), teacher=self._preferences.text("teacher", ""), promote=False
         )
         start = partial(
-            _start, self._folder, tuple(self._sources()), _as_words(self._synonyms), options
+            trainings.start,
+            self._folder,
+            tuple(self._sources()),
+            _as_words(self._synonyms),
+            options,
         )
         self._keeper.run(start, self._on_started, self._on_not_started)
 
@@ -185,7 +165,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         self.panel.set_cancellable(True)
         self.panel.show_training(words, None)
 
-    def _on_started(self, started: _Started) -> None:
+    def _on_started(self, started: trainings.Started) -> None:
         for source in started.kept:
             self.kept.emit(source.values)
         if started.was_running:
@@ -208,7 +188,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
 
         def kill() -> None:
             if self._job is job:
-                self._keeper.run(partial(_kill, self._folder, job, self._pid))
+                self._keeper.run(partial(trainings.kill, self._folder, job, self._pid))
 
         QTimer.singleShot(KILL_AFTER_MS, kill)
 
@@ -239,7 +219,9 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         if last is not None:
             self._ask_soon.stop()
             self._job = None
-            outcome = partial(_outcome, self._folder, last, is_cancelled=self._is_cancelling)
+            outcome = partial(
+                trainings.outcome, self._folder, last, is_cancelled=self._is_cancelling
+            )
             self._keeper.run(outcome, self._finish, self._on_not_started)
 
     def _show_progress(self, event: Event) -> None:
@@ -273,14 +255,14 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         for window in self._window.findChildren(CardWindow):
             window.close()
         self.panel.show_idle()
-        act = _accept if is_used else _reject
+        act = trainings.accept if is_used else trainings.reject
         self._keeper.run(
             partial(act, self._folder, card.version),
             partial(self._on_decided, is_used=is_used, card=card),
             partial(self._on_not_decided, card),
         )
 
-    def _on_decided(self, standing: _Standing, *, is_used: bool, card: Card) -> None:
+    def _on_decided(self, standing: trainings.Standing, *, is_used: bool, card: Card) -> None:
         if is_used:
             words = f"Version {card.version} answers from now on; your rows stay as they are"
             self._take_over(standing, words)
@@ -332,7 +314,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
             self.decide(True)  # it waited for that
             return
         self._keeper.run(
-            partial(_go_to, self._folder, number),
+            partial(trainings.go_to, self._folder, number),
             lambda standing: self._take_over(standing, words),
             self._on_version_trouble,
         )
@@ -352,14 +334,16 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         def then(number: int) -> None:
             self._list_versions(f"{file.name} is version {number} now; choose “Use it” to use it")
 
-        self._keeper.run(partial(_take_in, self._folder, file), then, self._on_version_trouble)
+        self._keeper.run(
+            partial(trainings.take_in, self._folder, file), then, self._on_version_trouble
+        )
 
     def _on_version_trouble(self, error: Exception) -> None:
         for window in self._versions_windows():
             window.say(f"⚠ {_in_words(error)}")
         self.failed.emit(error)
 
-    def _take_over(self, standing: _Standing, words: str) -> None:
+    def _take_over(self, standing: trainings.Standing, words: str) -> None:
         self._show_standing(standing)
         self._list_versions()
         self.version_changed.emit()
@@ -367,7 +351,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
 
     # At the start --------------------------------------------------------------------------
 
-    def _on_looked(self, found: _Found) -> None:
+    def _on_looked(self, found: trainings.Found) -> None:
         self._show_standing(found.standing)
         if self._is_busy:
             return
@@ -380,7 +364,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         elif self._preferences.flag("improve_open", False):
             self.panel.open(True)
 
-    def _show_standing(self, standing: _Standing) -> None:
+    def _show_standing(self, standing: trainings.Standing) -> None:
         number = standing.number
         words = f"version {number}" if number else "SegOne's own"
         self.panel.show_version(f"In use: {words}")
@@ -392,171 +376,6 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
 
     def _on_problem(self, error: Exception) -> None:
         self.panel.say(_in_words(error), is_problem=True)
-
-
-# --- in the worker ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Started:
-    """A training that runs, and the images whose corrections were kept before."""
-
-    job: TrainingJob
-    kept: tuple[Source, ...]
-    was_running: bool
-
-
-@dataclass(frozen=True)
-class _Standing:
-    """The number of the version that answers, and the names that it knows."""
-
-    number: int
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What an earlier window left: a training that runs or has ended, if there is one."""
-
-    standing: _Standing
-    job: TrainingJob | None = None
-    ended: Ended | None = None
-
-
-def _start(
-    folder: Path,
-    sources: Sequence[Source],
-    synonyms: Mapping[str, Sequence[str]],
-    options: JobOptions,
-) -> _Started:
-    kept = tuple(one for one in sources if corrected.keep(folder, one, synonyms))
-    corrected.keep_synonyms(folder, synonyms)
-    running = TrainingJob.running(folder)
-    if running is not None:
-        return _Started(running, kept, was_running=True)
-    return _Started(TrainingJob.start(folder, options), kept, was_running=False)
-
-
-def _keep_if_possible(folder: Path, source: Source, synonyms: Mapping[str, Sequence[str]]) -> None:
-    """Keep corrections of an image that is closed; that a folder can't be used is told before."""
-    with suppress(SegOneError, OSError):
-        corrected.keep(folder, source, synonyms)
-
-
-def _look(folder: Path) -> _Found:
-    standing = _standing(folder)
-    job = TrainingJob.running(folder)
-    if job is not None:
-        return _Found(standing, job)
-    if not (folder / "training" / "progress.jsonl").exists():
-        return _Found(standing)
-    events = TrainingJob(folder).events()
-    last = next((event for event in events if event["event"] in LAST_EVENTS), None)
-    if last is None or _is_settled(folder):
-        return _Found(standing)
-    ended = _outcome(folder, last, is_cancelled=False)
-    return _Found(standing, ended=ended if ended.card or ended.is_problem else None)
-
-
-def _outcome(folder: Path, last: Event, *, is_cancelled: bool) -> Ended:
-    """What to say of a training's last event; all but a card is settled with it."""
-    if last["event"] == "done":
-        number = int(last["version"])
-        is_open = number in Versions(folder).numbers() and not last["used"]
-        if is_open and not is_cancelled:
-            return Ended(read_card(number, last["card"], _pictures(folder, number)))
-        if is_open:
-            _throw_away(folder, number)
-    _settle(folder)
-    if last["event"] == "done" and not is_cancelled:
-        return Ended(words=f"A training has ended; version {number} was decided on elsewhere.")
-    if last["event"] == "failed" and not is_cancelled:
-        words = str(last["message"]).rstrip(".")
-        stays = "" if "version in use stays" in words else f" {STAYS}."
-        return Ended(words=f"Nothing was learnt: {words}.{stays}", is_problem=True)
-    return Ended(words=f"Training was cancelled. {STAYS}.")
-
-
-def _kill(folder: Path, job: TrainingJob, pid: int | None) -> None:
-    """End a training at once, also one that another window began."""
-    job.kill()
-    if pid is None or not job.is_running:
-        return
-    with suppress(psutil.Error):
-        process = psutil.Process(pid)
-        if str(folder) in process.cmdline():  # the number may be another program's by now
-            process.kill()
-
-
-def _accept(folder: Path, number: int) -> _Standing:
-    Versions(folder).use(number)
-    _settle(folder)
-    return _standing(folder)
-
-
-def _reject(folder: Path, number: int) -> _Standing:
-    _throw_away(folder, number)
-    _settle(folder)
-    return _standing(folder)
-
-
-def _throw_away(folder: Path, number: int) -> None:
-    """Remove a version; its number may be given again, and so its pictures go as well."""
-    Versions(folder).remove(number)
-    shutil.rmtree(_pictures(folder, number), ignore_errors=True)
-
-
-def _go_to(folder: Path, number: int) -> _Standing:
-    Versions(folder).use(number)
-    return _standing(folder)
-
-
-def _take_in(folder: Path, file: Path) -> int:
-    from segone_napari.training.learning_cli import import_version
-
-    return import_version(Versions(folder), file)
-
-
-def _standing(folder: Path) -> _Standing:
-    """Which version answers. One that is damaged still answers, with a sentence, when asked."""
-    versions = Versions(folder)
-    number = versions.used()
-    vocabulary = Vocabulary.packaged()
-    own = versions.folder_of(number)
-    if own is not None:
-        with suppress(SegOneError, OSError, ValueError):
-            vocabulary = Vocabulary.load(own / "vocabulary.json").brought_up_to_date()
-    return _Standing(number, tuple(names_to_offer(vocabulary)))
-
-
-def _pictures(folder: Path, number: int) -> Path:
-    return folder / "training" / f"version_{number}"
-
-
-# A training's outcome is told once: what was decided, or told, is noted beside its progress by the
-# time at which it started.
-
-
-def _settle(folder: Path) -> None:
-    with suppress(OSError):  # then it is told once more at the next start
-        content = json.dumps({"started": _started_at(folder)}).encode()
-        write_whole(folder / "training" / "settled.json", content)
-
-
-def _is_settled(folder: Path) -> bool:
-    try:
-        settled = json.loads((folder / "training" / "settled.json").read_bytes())
-        return bool(settled["started"] == _started_at(folder))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _started_at(folder: Path) -> float | None:
-    try:
-        with (folder / "training" / "progress.jsonl").open("rb") as stream:
-            return float(json.loads(stream.readline())["time"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 # --- small things -------------------------------------------------------------------------------
