@@ -97,9 +97,8 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         panel.opened.connect(lambda is_open: self._preferences.set_flag("improve_open", is_open))
 
     def refresh(self) -> None:
-        """Count anew what can be learnt from, in a moment."""
-        if not self._count_soon.isActive():
-            self._count_soon.start()
+        """Count anew what can be learnt from, once nothing has happened for a moment."""
+        self._count_soon.start()
 
     def keep(self, source: Source) -> None:
         """Keep what the work on an image says, before it is closed."""
