@@ -174,6 +174,9 @@ class ImprovePanel(QWidget):
         self._minutes.setObjectName("training_minutes")
         self._minutes.setAccessibleName("Longest time for training, in minutes")
         self._minutes.setToolTip("Training ends after this time at the latest")
+        if (line := self._minutes.lineEdit()) is not None:  # has the focus, and so is read out
+            line.setToolTip(self._minutes.toolTip())
+            line.setAccessibleName(self._minutes.accessibleName())
         self._minutes.setRange(1, MOST_MINUTES)
         self._minutes.setSuffix(" min")
         self._minutes.setValue(minutes)
