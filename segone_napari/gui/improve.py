@@ -35,7 +35,7 @@ NOTHING_YET = (
     "Correct some slices, or outline something yourself that SegOne doesn't know. It can then "
     "learn from that, on this computer."
 )
-SHORT_NOTHING = "nothing corrected yet"
+SHORT_NOTHING = "no corrections yet"
 MOST_MINUTES = 240
 LEAST_BODY_PX = 64
 """What is seen of the open section on the smallest screens; the rest is scrolled to."""

@@ -205,7 +205,7 @@ def test_section_is_closed_until_something_is_said_also_that_it_is_not_there(
     assert child(widget, QWidget, "improve_area").isHidden()
     open_section(qtbot, widget)
     assert not child(widget, QPushButton, "train").isEnabled()
-    assert short(widget) == "nothing corrected yet"
+    assert short(widget) == "no corrections yet"
     assert "Correct some slices" in text(widget, "improve_what")
     qtbot.mouseClick(rows(widget)[0], Qt.MouseButton.LeftButton)
     click(qtbot, widget, QPushButton, "repair_absent")
