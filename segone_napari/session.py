@@ -138,10 +138,30 @@ class Session:
         return versions.folder_of(versions.used())
 
     def reload(self) -> None:
-        """Take the version that the project uses by now; every image is encoded anew."""
+        """Take the version that the project uses by now.
+
+        Versions differ in what they were taught beside the base. What the base has seen of an
+        image stays, where it is the same base; other images are encoded anew.
+
+        Raises
+        ------
+        BadCheckpoint
+            If the version can't be used.
+        """
         with self._loading, self._encoding:
-            self._encoded.clear()
+            former: object = self._system
+            seen = dict(self._encoded)
             self._system = None
+            self._encoded.clear()
+        if not seen or not isinstance(former, Teachable):
+            return
+        system = self.system
+        for image, encoded in seen.values():
+            again = system.taken_over(encoded, former) if isinstance(system, Teachable) else None
+            if again is not None:
+                self.recall(image)
+                with self._encoding:
+                    self._encoded.setdefault(id(image), (image, again))
 
     def recall(self, image: Volume) -> None:
         """Look again at what the project says of an image, after new corrections of it."""

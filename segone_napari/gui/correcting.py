@@ -14,7 +14,7 @@ from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ign
 
 from segone_napari.gui import layers
 from segone_napari.gui.clicks import TOOLS, Clicks, Tool
-from segone_napari.gui.imagework import ImageWork
+from segone_napari.gui.imagework import REPAIRS, ImageWork
 from segone_napari.gui.panels import FixPanel
 from segone_napari.gui.sam2 import LoadTeacher, Sam2, Slice, why_none
 from segone_napari.project import Row
@@ -88,7 +88,7 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
         tools: dict[str, Callable[[], None]] = {
             tool: partial(self.choose_click_tool, tool) for tool in TOOLS
         }
-        repairs = {name: partial(self.repair, name) for name in ("largest", "holes", "smooth")}
+        repairs = {name: partial(self.repair, name) for name in REPAIRS}
         return {
             "undo": self.undo,
             "redo": self.redo,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
 
 from segone_napari import editing
-from segone_napari.gui import layers
+from segone_napari.gui import corrected, layers
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.layers import LayerImage
 from segone_napari.project import Change, EditHistory, ImageRef, Kind, Row, RowLocked
@@ -32,6 +32,7 @@ REPAIRS: Mapping[str, tuple[str, str]] = {
     "largest": ("Largest part", "Keep the largest part"),
     "holes": ("Fill holes", "Fill holes"),
     "smooth": ("Smooth", "Smooth"),
+    "absent": ("Not there", "Clear and accept, since it isn't in this image"),
 }
 """What stands on a repair's button, and what it does."""
 BETWEEN_LAYERS_MS = 10
@@ -121,12 +122,12 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def is_edited(self, row_id: int) -> bool:
         """Whether a person has changed a row's mask since its last result."""
-        for edit in reversed(self.history.edits(row_id)):
-            if edit.kind == "result":
-                return False
-            if edit.kind != "row":
-                return True
-        return False
+        return corrected.is_edited(self.history, row_id)
+
+    @property
+    def source(self) -> corrected.Source:
+        """The image and the work on it, as values that a worker may have."""
+        return corrected.Source(self.reference, self.values, self.history)
 
     def mask_on_layer(self, row_id: int) -> NDArray[np.uint8]:
         """A row's mask in the layer's axis order, as a view."""
@@ -180,14 +181,16 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             "largest": editing.keep_largest_part,
             "holes": editing.fill_holes,
             "smooth": lambda mask: editing.smooth(mask, spacing),
+            "absent": np.zeros_like,
         }
+        then = partial(self.set_state, row_id, "accepted") if name == "absent" else None
         words = f"{REPAIRS[name][1].lower()}: {row.name}"
 
         def work() -> Change | None:
             values = repairs[name](self.history.masks[row_id])
             return self.history.edit(row_id, values, kind="repair", words=words)
 
-        self._change_in_thread(row_id, work)
+        self._change_in_thread(row_id, work, then)
 
     def interpolate(self, row_id: int, axis: int) -> None:
         """Fill in the slices between corrected ones along array axis `axis`."""
@@ -310,10 +313,15 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         if change is not None:
             self._show(change, lambda: None)
 
-    def _change_in_thread(self, row_id: int, work: Callable[[], Change | None]) -> None:
-        """Change a mask off the GUI thread; nobody may paint on it meanwhile."""
+    def _change_in_thread(
+        self,
+        row_id: int,
+        work: Callable[[], Change | None],
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Change a mask off the GUI thread, then call `then`; nobody may paint on it meanwhile."""
         if self.is_busy:
-            self._queued.append(partial(self._change_in_thread, row_id, work))
+            self._queued.append(partial(self._change_in_thread, row_id, work, then))
             return
         layer = self.layer_of(row_id)
         mode = layer.mode if layer is not None else None
@@ -326,12 +334,16 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             if change is not None:
                 self._show(change, lambda: None)
                 self._bring_into_view(change)
+            if then is not None:
+                then()
             self.changed.emit()
             queued, self._queued = self._queued, []
             for one in queued:  # what makes it busy again puts the others back in the queue
                 one()
 
         def failed(error: Exception) -> None:
+            nonlocal then
+            then = None
             show(None)
             self._fail(error)
 

@@ -65,6 +65,10 @@ class PromptLine(QLineEdit):
         self._place = place
         self.setText(self._former[place] if place < len(self._former) else self._typed)
 
+    def set_names(self, names: Iterable[str]) -> None:
+        """Say which names are completed from now on."""
+        self._completer.set_names(list(names))
+
     def set_popup_style(self, sheet: str) -> None:
         """Give the list of completions a style sheet."""
         popup = self._completer.popup()
@@ -79,10 +83,15 @@ class _LastPromptCompleter(QCompleter):
     def __init__(self, names: list[str], line: QLineEdit):
         super().__init__(line)
         self._line = line
-        self.setModel(QStringListModel(names, self))
+        self._names = QStringListModel(names, self)
+        self.setModel(self._names)
         self.setCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
         self.setFilterMode(Qt.MatchFlag.MatchContains)
         self.setMaxVisibleItems(8)
+
+    def set_names(self, names: list[str]) -> None:
+        """Complete these names."""
+        self._names.setStringList(names)
 
     def splitPath(self, path: str | None) -> list[str]:
         """The part of the line that is compared with the names."""

@@ -43,6 +43,7 @@ OURS = (
     Shortcut("largest", "K", "K", "Keep the largest part"),
     Shortcut("holes", "H", "H", "Fill holes"),
     Shortcut("smooth", "O", "O", "Smooth (round off)"),
+    Shortcut("absent", "Q", "Q", "Not there: clear and accept the structure"),
     Shortcut("prompt", "Control-L", "Ctrl+L", "Go to the prompt line"),
     Shortcut("cheat_sheet", "F1", "F1", "Show this list"),
 )

@@ -7,9 +7,23 @@ import colorsys
 from napari.utils.theme import get_theme
 
 _SHEET = """
-QLabel#header, QLabel#sides, QLabel#status, QLabel#image_label, QLabel#saved {{
+QLabel#header, QLabel#sides, QLabel#status, QLabel#image_label, QLabel#saved,
+QLabel#improve_short, QLabel#version_in_use, QLabel#version_words, QLabel#card_head {{
     color: {muted};
 }}
+QScrollArea#improve_area, QWidget#improve_body {{ background: transparent; border: 0px; }}
+QToolButton#improve_toggle {{ padding: 2px 4px; font-weight: 600; }}
+QFrame#outcome QLabel#verdict, QLabel#version_title {{ font-weight: 600; }}
+QLabel#card_title {{ font-size: {large}; font-weight: 600; }}
+QPushButton#train, QPushButton[wanted="true"] {{ background-color: {current}; font-weight: 600; }}
+QPushButton#train:hover, QPushButton[wanted="true"]:hover {{ background-color: {current_hover}; }}
+QPushButton#train:disabled {{ background-color: {foreground}; color: {disabled}; }}
+QProgressBar#training_progress::chunk {{ background-color: {current}; }}
+QFrame#version {{
+    background-color: {foreground}; border-radius: 4px; border: 1px solid {foreground};
+}}
+QFrame#version[chosen="true"] {{ border: 1px solid {current}; }}
+QFrame#version QLabel {{ background: transparent; }}
 QLabel#sides {{ color: {text}; }}
 QLabel#warning, QLabel#not_saved {{
     color: {text}; background-color: {warning_faint}; border-left: 3px solid {warning};

@@ -28,6 +28,7 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QScrollArea,
+    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -36,12 +37,14 @@ from segone_napari.config import PRESETS, SegmentOptions, help_of
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.gui import cases, incoming, layers, room, style
 from segone_napari.gui.cheatsheet import CheatSheet
+from segone_napari.gui.corrected import Source
 from segone_napari.gui.correcting import Correcting
 from segone_napari.gui.doubt import Doubt, doubt_of
 from segone_napari.gui.exporting import ExportWindow
 from segone_napari.gui.imagework import REPAIRS, Entry, ImageWork
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.layers import Answer, LayerImage
+from segone_napari.gui.learning import Learning
 from segone_napari.gui.letters import EdgeLetters
 from segone_napari.gui.panels import FixPanel, Offer, ReviewPanel
 from segone_napari.gui.preferences import Preferences, project_folder
@@ -67,8 +70,11 @@ MAKE_ROOM_MS = 50  # the question itself is gone by then
 
 
 def make_session(preset: str, device: str) -> Segmenter:
-    """A session with the bundled checkpoint."""
-    return Session(preset=preset, device=device)
+    """A session with the version of the model that the person's project uses."""
+    try:
+        return Session(preset=preset, device=device, project=project_folder())
+    except BadInput:  # the folder can't be used, which the panel says already
+        return Session(preset=preset, device=device)
 
 
 class SegOneWidget(QWidget):
@@ -129,6 +135,7 @@ class SegOneWidget(QWidget):
         self._device = ""
         self._windows: list[QWidget] = []
         self._build()
+        self._connect_learning()
         self._correcting = Correcting(napari_viewer, self._fix, load_teacher, self)
         self._correcting.sam2.choose(teacher or self._preferences.text("teacher", "") or None)
         self._bindings = Bindings(napari_viewer, self, self._actions(), self._is_ours)
@@ -275,6 +282,7 @@ class SegOneWidget(QWidget):
         _name(self._rows, "results", "Results", "")
         self._fix = FixPanel(REPAIRS)
         self._review_panel = ReviewPanel()
+        self._learning = Learning(self._folder, self._preferences, self._sources, self)
         self._export = QPushButton("Export…")
         _name(self._export, "export", "Export", "Label map, masks, volumes, meshes, DICOM")
         self._help = QPushButton("?")
@@ -300,6 +308,8 @@ class SegOneWidget(QWidget):
             widget.setSizePolicy(policy)
         area = QScrollArea()
         area.setObjectName("results_area")
+        # it takes what room is left, however many rows there are
+        area.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Ignored)
         area.setWidgetResizable(True)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
@@ -318,7 +328,7 @@ class SegOneWidget(QWidget):
         column.addLayout(work)
         column.addWidget(self._status)
         column.addWidget(area, 1)
-        for panel in (self._fix, self._review_panel):
+        for panel in (self._fix, self._review_panel, self._learning.panel):
             column.addWidget(_line())
             column.addWidget(panel)
         column.addWidget(_line())
@@ -366,6 +376,14 @@ class SegOneWidget(QWidget):
         self._problem_told.connect(self._on_problem)
         self._listen_to_viewer()
 
+    def _connect_learning(self) -> None:
+        learning = self._learning
+        learning.told.connect(self._status.setText)
+        learning.failed.connect(self._tell_error)
+        learning.kept.connect(self._engine.recall)
+        learning.version_changed.connect(self._engine.reload)
+        learning.names_known.connect(self._prompt.set_names)
+
     def _listen_to_viewer(self) -> None:
         viewer = self._viewer
         listeners = [
@@ -398,6 +416,9 @@ class SegOneWidget(QWidget):
     @property
     def _review(self) -> Review | None:
         return None if self._image is None else self._reviews.get(self._image.unique_id)
+
+    def _sources(self) -> list[Source]:
+        return [work.source for work in self._works.values()]
 
     def _is_ours(self, layer: Any) -> bool:
         return any(work.row_of(layer) is not None for work in self._works.values())
@@ -525,6 +546,7 @@ class SegOneWidget(QWidget):
         if (work := self._works.pop(unique_id, None)) is not None:
             self._correcting.set_work(self._work)
             self._saver.remove(work)
+            self._learning.keep(work.source)
             work.close()
             work.setParent(None)  # or Qt would keep it, and its masks, as long as the panel
             work.deleteLater()
@@ -704,6 +726,7 @@ class SegOneWidget(QWidget):
     def _on_work_changed(self) -> None:
         self._show_rows()
         self._correcting.on_work_changed()
+        self._learning.refresh()
         self._refresh_tools()
 
     def _on_problem(self, problem: NotSaved) -> None:
@@ -1071,6 +1094,7 @@ class _ShutDown:
         self._engine = widget._engine
         self._correcting = widget._correcting
         self._keeper = widget._keeper
+        self._learning = widget._learning
         self._saver = widget._saver
         self._letters = widget._letters
         self._bindings = widget._bindings
@@ -1088,6 +1112,7 @@ class _ShutDown:
             event.disconnect(callback)
         self._letters.remove()
         self._bindings.remove()
+        self._learning.stop([work.source for work in self._works.values()])
         for work in self._works.values():
             self._keeper.run(work.history.close)
         self._keeper.stop()

@@ -22,7 +22,13 @@ from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ign
 from segone_napari.gui.doubt import doubt_of
 from segone_napari.gui.layers import LayerImage, answer
 from segone_napari.gui.troubles import gpu_trouble, in_words
-from segone_napari.runtime import Cancelled, Progress, choose_device, no_progress
+from segone_napari.runtime import (
+    Cancelled,
+    Progress,
+    SegOneError,
+    choose_device,
+    no_progress,
+)
 from segone_napari.systems.base import Result
 from segone_napari.volume import Volume
 
@@ -47,6 +53,14 @@ class Segmenter(Protocol):
 
     def forget(self, image: Volume | None = None) -> None:
         """Give the memory of an image back."""
+        ...
+
+    def reload(self) -> None:
+        """Answer with the version of the model that the person chose by now."""
+        ...
+
+    def recall(self, image: Volume) -> None:
+        """Look again at what a person corrected in an image."""
         ...
 
 
@@ -118,6 +132,16 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
         """Give the memory of an image back, after what runs now."""
         if not self._is_stopped:
             self._thread.submit(self._forget, image)
+
+    def reload(self) -> None:
+        """Answer with the version of the model that the person chose by now, after what runs."""
+        if not self._is_stopped:
+            self._thread.submit(self._reload)
+
+    def recall(self, image: LayerImage) -> None:
+        """Look again at what a person corrected in an image, after what runs now."""
+        if not self._is_stopped:
+            self._thread.submit(self._recall, image)
 
     def find_device(self) -> None:
         """Find out where the work will run, and load the libraries meanwhile."""
@@ -216,6 +240,21 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
         if self._session is not None and "volume" in vars(image):
             self._results.pop(image.volume, None)
             self._session.forget(image.volume)
+
+    def _reload(self) -> None:
+        self._results.clear()
+        if self._session is None:
+            return
+        try:
+            self._session.reload()
+        except Exception:  # a version that can't be loaded is told when it is next asked
+            self._session = None
+
+    def _recall(self, image: LayerImage) -> None:
+        if self._session is not None and "volume" in vars(image) and image.volume in self._seen:
+            self._results.pop(image.volume, None)
+            with suppress(SegOneError):  # told when the image is next asked about
+                self._session.recall(image.volume)
 
     def _find_device(self) -> None:
         choose_device("auto")  # loads torch

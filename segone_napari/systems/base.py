@@ -140,3 +140,7 @@ class Teachable(Protocol):
     def tell(self, image: Volume, corrections: Mapping[str, Told]) -> None:
         """Say what is right in an image, by canonical term."""
         ...
+
+    def taken_over(self, encoded: Encoded, former: object) -> Encoded | None:
+        """What another version has seen of an image, or None if this one would see it otherwise."""
+        ...

@@ -12,14 +12,14 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from segone_napari.data.resample import to_native, to_stored, to_working
 from segone_napari.data.vocabulary import Term, Vocabulary
@@ -27,7 +27,7 @@ from segone_napari.models.checkpoint import load_lessons
 from segone_napari.models.learnt import Lesson
 from segone_napari.runtime import BadCheckpoint, Progress, no_progress
 from segone_napari.systems import lessons as taught
-from segone_napari.systems.base import EMPTY_BOX, Result, Told
+from segone_napari.systems.base import EMPTY_BOX, Encoded, Result, Told
 from segone_napari.systems.sliced import (
     FAINT,
     LEAST_CONFIDENCE,
@@ -103,6 +103,15 @@ class TaughtSystem(SlicedSystem):
             self._told.clear()
         else:
             self._told.pop(image, None)
+
+    def taken_over(self, encoded: Encoded, former: object) -> TaughtHead | None:
+        """Take over what another version of the same base has seen; lessons look anew."""
+        if not isinstance(encoded, TaughtHead) or not isinstance(former, TaughtSystem):
+            return None
+        is_same_view = (former.preset, former.device) == (self.preset, self.device)
+        if not is_same_view or former.vocabulary.class_names != self.vocabulary.class_names:
+            return None
+        return replace(encoded, looked={}) if _is_same_network(former, self) else None
 
     def tell(self, image: Volume, corrections: Mapping[str, Told]) -> None:
         """Say what a person corrected in an image, by canonical term.
@@ -288,6 +297,18 @@ def _check_lessons(lessons: Sequence[Lesson], vocabulary: Vocabulary, folder: Pa
     if missing or unknown:
         what = f"no lesson on {missing[0]!r}" if missing else f"no class {min(unknown)!r}"
         raise BadCheckpoint(f"{folder} has {what}; copy the checkpoint anew")
+
+
+def _is_same_network(one: TaughtSystem, other: TaughtSystem) -> bool:
+    ours, theirs = (
+        system.model.state_dict() if isinstance(system.model, nn.Module) else {}
+        for system in (one, other)
+    )
+    return (
+        bool(ours)
+        and ours.keys() == theirs.keys()
+        and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    )
 
 
 # --- probabilities in boxes ---------------------------------------------------------------------

@@ -46,6 +46,8 @@ class ThresholdSegmenter:
         self.previewed: list[tuple[int, int]] = []
         self.images: list[Volume] = []
         self.forgotten: list[Volume | None] = []
+        self.recalled: list[Volume] = []
+        self.reloads = 0
         self.threads: set[int] = set()
         self.has_begun = threading.Event()
         self.has_ended = threading.Event()
@@ -78,6 +80,12 @@ class ThresholdSegmenter:
 
     def forget(self, image: Volume | None = None) -> None:
         self.forgotten.append(image)
+
+    def reload(self) -> None:
+        self.reloads += 1
+
+    def recall(self, image: Volume) -> None:
+        self.recalled.append(image)
 
     def _answer(self, image: Volume, prompt: str, box: Any = None) -> Result:
         box = box or tuple(slice(0, n) for n in image.grid.shape)

@@ -1,0 +1,313 @@
+"""What a training changed, in plain words, and the window that shows it with its pictures.
+
+The words are made of the card that `training.promotion` writes; the window knows nothing of how a
+version is put to use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtGui import QPixmap
+from qtpy.QtWidgets import (
+    QDialog,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+USE = ("Use it", "Answer with the new version from now on; any earlier one can be brought back")
+KEEP = ("Keep the old one", "Throw the new version away; your corrections stay")
+PICTURE_PX = 560
+TALLEST_PX = 640
+LEAST_SEEN = 0.005
+"""A change of Dice smaller than this is called none."""
+LEAST_LOSS = 0.01
+"""What one structure known before must lose to be named."""
+
+Kind = Literal["better", "no better", "lost", "not measured"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the new version is better.
+
+    Attributes
+    ----------
+    kind : in a word.
+    sign : stands before the title, so that colour is never the only sign.
+    title, words : a short and a whole sentence.
+    """
+
+    kind: Kind
+    sign: str
+    title: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One structure on held-back corrections: Dice before and now."""
+
+    term: str
+    before: float
+    now: float
+
+    @property
+    def change(self) -> str:
+        """The change with an arrow: "▲ +0.21"."""
+        change = self.now - self.before
+        arrow = "=" if abs(change) < LEAST_SEEN else "▲" if change > 0 else "▼"
+        return f"{arrow} {_signed(change)}"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a window shows of a training.
+
+    Attributes
+    ----------
+    version : number of the new version.
+    verdict : whether it is better.
+    lines : by structure, on corrections that were held back.
+    facts : sentences on the structures known before, on speed and on how it was measured.
+    remarks : what a person should know of the corrections.
+    pictures : of the biggest changes.
+    """
+
+    version: int
+    verdict: Verdict
+    lines: tuple[Line, ...]
+    facts: tuple[str, ...]
+    remarks: tuple[str, ...]
+    pictures: tuple[Path, ...]
+
+
+def read_card(version: int, card: Mapping[str, Any], pictures: Path) -> Card:
+    """Put a training's card into words.
+
+    Parameters
+    ----------
+    pictures : the folder that its pictures lie in.
+    """
+    lines = _lines(card.get("held_back", ()))
+    old = card.get("old_structures") or None
+    return Card(
+        version,
+        _verdict(lines, old, is_better=bool(card.get("better"))),
+        lines,
+        tuple(filter(None, (_held_back(card), _old(old), _speed(old)))),
+        tuple(str(remark) for remark in card.get("remarks", ())),
+        tuple(sorted(pictures.glob("change_*.png"))),
+    )
+
+
+def _signed(change: float) -> str:
+    return f"{change:+.2f}".replace("-", "−")
+
+
+def _lines(held_back: Sequence[Mapping[str, Any]]) -> tuple[Line, ...]:
+    """Means by structure, in the order in which they were measured."""
+    by_term: dict[str, list[Mapping[str, Any]]] = {}
+    for one in held_back:
+        by_term.setdefault(str(one["term"]), []).append(one)
+    return tuple(
+        Line(
+            term,
+            sum(float(one["before"]) for one in same) / len(same),
+            sum(float(one["after"]) for one in same) / len(same),
+        )
+        for term, same in by_term.items()
+    )
+
+
+def _verdict(lines: Sequence[Line], old: Mapping[str, Any] | None, *, is_better: bool) -> Verdict:
+    if not lines:
+        return Verdict(
+            "not measured",
+            "?",
+            "Not measured",
+            "Too few corrections to hold any back. Look at what it outlines, and decide.",
+        )
+    before = sum(line.before for line in lines) / len(lines)
+    now = sum(line.now for line in lines) / len(lines)
+    agreement = (
+        f"On corrections that it hadn't seen, it agrees with you by {now:.2f}, before by "
+        f"{before:.2f}; 1 is the same outline"
+    )
+    if is_better:
+        return Verdict("better", "✓", "The new version is better", f"{agreement}.")
+    lost = _lost(old)
+    if now > before and lost:
+        return Verdict("lost", "⚠", "It lost something", f"{agreement}. But {lost}.")
+    if now > before + LEAST_SEEN:
+        return Verdict(
+            "no better", "=", "No better", f"{agreement}. That may be chance: correct some more."
+        )
+    return Verdict("no better", "=", "No better", f"{agreement}.")
+
+
+def _lost(old: Mapping[str, Any] | None) -> str:
+    """What got worse of what was known before; empty if nothing did."""
+    if old is None:
+        return ""
+    changes: dict[str, float] = dict(old.get("changes", {}))
+    worst = min(changes, key=lambda name: changes[name], default="")
+    if worst and changes[worst] <= -LEAST_LOSS:
+        return f"the {worst}, which it knew before, lost {-changes[worst]:.2f}"
+    lost = float(old.get("mean_before", 0)) - float(old.get("mean_after", 0))
+    return f"what it knew before lost {lost:.3f} in the mean" if lost >= LEAST_SEEN else ""
+
+
+def _held_back(card: Mapping[str, Any]) -> str:
+    by = card.get("held_back_by")
+    if not card.get("held_back"):
+        return ""
+    if by == "patient":
+        return "Measured on patients that it hadn't learnt from."
+    return "Measured on slices that it hadn't learnt from, of the same images."
+
+
+def _old(old: Mapping[str, Any] | None) -> str:
+    if old is None:
+        return ""
+    changes = {name: c for name, c in old.get("changes", {}).items() if abs(c) >= LEAST_SEEN}
+    where = old.get("on", "the bundled T1")
+    mean = f"{old.get('mean_after', 0):.2f} in the mean on {where}"
+    if not changes:
+        return f"What it knew before is as good as it was: {mean}."
+    most = sorted(changes, key=lambda name: changes[name])
+    listed = ", ".join(f"{name} {_signed(changes[name])}" for name in most[:3])
+    return f"Of what it knew before, {listed} changed; {mean}, before {old['mean_before']:.2f}."
+
+
+def _speed(old: Mapping[str, Any] | None) -> str:
+    if old is None or "seconds_a_prompt_after" not in old:
+        return ""
+    now, before = old["seconds_a_prompt_after"], old["seconds_a_prompt_before"]
+    return f"One more prompt takes {now:.1f} s, before {before:.1f} s."
+
+
+class CardWindow(QDialog):
+    """A card with its table and pictures; it stays beside the work until a person decides.
+
+    Signals
+    -------
+    decided : True to use the new version, False to keep the old one.
+    """
+
+    decided = Signal(bool)
+
+    def __init__(self, card: Card, parent: QWidget | None = None):
+        super().__init__(parent)
+        self.setObjectName("card_window")
+        self.setWindowTitle(f"SegOne: what version {card.version} learnt")
+        self.setModal(False)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        inside = QWidget()
+        inside.setObjectName("card_inside")
+        column = QVBoxLayout(inside)
+        column.setSpacing(10)
+        title = _text("card_title", f"{card.verdict.sign}  {card.verdict.title}")
+        column.addWidget(title)
+        column.addWidget(_text("card_words", card.verdict.words))
+        if card.lines:
+            column.addWidget(_table(card.lines))
+        for number, fact in enumerate(card.facts, start=1):
+            column.addWidget(_text(f"card_fact_{number}", fact))
+        for number, remark in enumerate(card.remarks, start=1):
+            column.addWidget(_text(f"card_remark_{number}", f"⚠ {remark}"))
+        if card.pictures:
+            words = "Where most changed. Left: your outline · middle: before · right: now"
+            column.addWidget(_text("card_pictures", words))
+        for number, path in enumerate(card.pictures, start=1):
+            column.addWidget(_picture(number, path))
+        column.addStretch(1)
+        area = QScrollArea()
+        area.setObjectName("card_area")
+        area.setAccessibleName("What was measured")
+        area.setWidgetResizable(True)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setWidget(inside)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 8)
+        whole.addWidget(area, 1)
+        whole.addLayout(self._buttons(card))
+        self.resize(PICTURE_PX + 60, min(TALLEST_PX, inside.sizeHint().height() + 60))
+
+    def _buttons(self, card: Card) -> QHBoxLayout:
+        row = QHBoxLayout()
+        row.setContentsMargins(10, 0, 10, 0)
+        row.addStretch(1)
+        for name, (title, hint), is_used in (("card_use", USE, True), ("card_keep", KEEP, False)):
+            button = QPushButton(title)
+            button.setObjectName(name)
+            button.setToolTip(hint)
+            button.setAccessibleName(title)
+            button.setProperty("wanted", is_used == (card.verdict.kind == "better"))
+            button.setAutoDefault(False)  # so that Enter decides nothing by accident
+            button.clicked.connect(lambda _=False, is_used=is_used: self._decide(is_used))
+            row.addWidget(button)
+        later = QPushButton("Decide later")
+        later.setObjectName("card_later")
+        later.setToolTip("Close this window; nothing is changed   (Esc)")
+        later.setAutoDefault(False)
+        later.clicked.connect(self.close)
+        row.addWidget(later)
+        return row
+
+    def _decide(self, is_used: bool) -> None:
+        self.close()
+        self.decided.emit(is_used)
+
+
+def _table(lines: Sequence[Line]) -> QWidget:
+    table = QWidget()
+    table.setObjectName("card_table")
+    grid = QGridLayout(table)
+    grid.setContentsMargins(0, 0, 0, 0)
+    grid.setHorizontalSpacing(18)
+    grid.setVerticalSpacing(2)
+    for place, words in enumerate(("Agreement with you", "before", "now", "")):
+        grid.addWidget(_cell(words, place, is_head=True), 0, place)
+    for number, line in enumerate(lines, start=1):
+        values = (line.term, f"{line.before:.2f}", f"{line.now:.2f}", line.change)
+        for place, words in enumerate(values):
+            grid.addWidget(_cell(words, place), number, place)
+    grid.setColumnStretch(4, 1)
+    return table
+
+
+def _cell(words: str, place: int, *, is_head: bool = False) -> QLabel:
+    cell = QLabel(words)
+    cell.setObjectName("card_head" if is_head else "card_cell")
+    if place:
+        cell.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+    return cell
+
+
+def _picture(number: int, path: Path) -> QLabel:
+    label = QLabel()
+    label.setObjectName(f"card_picture_{number}")
+    label.setAccessibleName(f"Picture {number} of a change: your outline, before, and now")
+    pixmap = QPixmap(str(path))
+    if pixmap.width() > PICTURE_PX:
+        smooth = Qt.TransformationMode.SmoothTransformation
+        pixmap = pixmap.scaledToWidth(PICTURE_PX, smooth)
+    label.setPixmap(pixmap)
+    return label
+
+
+def _text(name: str, words: str) -> QLabel:
+    label = QLabel(words)
+    label.setObjectName(name)
+    label.setWordWrap(True)
+    return label
