@@ -67,8 +67,12 @@ OF_THE_PREVIEW = (
     Shortcut("drop", "", "Esc", "Drop it"),
     Shortcut("step_back", "", "Ctrl+Z", "Take the last click or box back"),
     Shortcut("opposite", "", "Shift+click", "Click − while Click + is on, and the other way round"),
+    Shortcut(
+        "cross", "", "Shift+arrows", "Without a mouse: move a cross (Ctrl too: ten times as far)"
+    ),
+    Shortcut("at_cross", "", "X", "Click at the cross; with Box, twice: two corners"),
 )
-"""While there is an outline of SAM2's to take or drop."""
+"""While a tool of SAM2's is on, and while there is an outline to take or drop."""
 
 OF_THE_PANEL = (
     Shortcut("segment", "", "Enter", "Outline what is typed"),

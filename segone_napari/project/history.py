@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -177,14 +177,21 @@ class EditHistory:
         edits = map(Edit.from_bytes, done)
         return tuple(edit for edit in edits if any(part.row_id == row_id for part in edit.parts))
 
-    def corrected_slices(self, row_id: int, axis: int) -> tuple[int, ...]:
-        """The slices along array axis `axis` that a person painted since the row's last result."""
+    def corrected_slices(
+        self, row_id: int, axis: int, kinds: Collection[Kind] = BY_HAND
+    ) -> tuple[int, ...]:
+        """The slices along array axis `axis` that a person painted since the row's last result.
+
+        Parameters
+        ----------
+        kinds : the kinds of edits that count.
+        """
         shape = self._work.shape
         slices: set[int] = set()
         for edit in reversed(self.edits(row_id)):
             if edit.kind == "result":
                 break
-            if edit.kind in BY_HAND:
+            if edit.kind in kinds:
                 part = next(part for part in edit.parts if part.row_id == row_id)
                 slices.update(np.unravel_index(part.delta().indices(), shape)[axis].tolist())
         return tuple(sorted(slices))
