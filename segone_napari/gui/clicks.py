@@ -8,6 +8,7 @@ clicks with it. Knows nothing of the panel.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -163,12 +164,7 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
         self._is_own_doing = True
         self.drop()
         self._layer = None
-        if self._on_press in layer.mouse_drag_callbacks:
-            layer.mouse_drag_callbacks.remove(self._on_press)
-        for key in ("Escape", CLICK_KEY, *CROSS_KEYS):
-            layer.bind_key(key, None, overwrite=True)
-        layer.cursor = "standard"
-        layer.mouse_pan = str(layer.mode) == "pan_zoom"
+        self._give_back(layer)
         self.tool, self._work, self._row_id = None, None, 0
         self._cross, self._corner, self._drawn = None, None, []
         self._is_own_doing = False
@@ -176,6 +172,25 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
         if preview is not None:
             self._turns.later(partial(self._turns.take_away, preview))
         self.changed.emit()
+
+    def stop(self) -> None:
+        """Leave no trace on the canvas; touches nothing of this object's Qt half."""
+        layer, self._layer = self._layer, None
+        if layer is not None:
+            layer.bind_key("Enter", None, overwrite=True)
+            self._give_back(layer)
+        if self._preview is not None and self._preview in self._viewer.layers:
+            with suppress(RuntimeError):  # the viewer's own window is going, too
+                self._viewer.layers.remove(self._preview)
+
+    def _give_back(self, layer: Labels) -> None:
+        """Let keys and mouse mean on a layer what they mean in napari."""
+        if self._on_press in layer.mouse_drag_callbacks:
+            layer.mouse_drag_callbacks.remove(self._on_press)
+        for key in ("Escape", CLICK_KEY, *CROSS_KEYS):
+            layer.bind_key(key, None, overwrite=True)
+        layer.cursor = "standard"
+        layer.mouse_pan = str(layer.mode) == "pan_zoom"
 
     def on_mode(self, layer: Any) -> None:
         """Follow a person who took another of napari's tools."""

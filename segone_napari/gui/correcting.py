@@ -87,6 +87,7 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
         self.sam2.stop()
         self._viewer.dims.events.current_step.disconnect(self._on_slice)
         self._viewer.layers.selection.events.active.disconnect(self._on_selected)
+        self.clicks.stop()
 
     @property
     def actions(self) -> dict[str, Callable[[], None]]:

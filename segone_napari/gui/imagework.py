@@ -82,6 +82,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         self._layers: dict[int, Labels] = {}
         self._left_out: set[int] = set()  # accepted rows whose layer a person deleted
         self._voxels: dict[int, int] = {}
+        self._edited: dict[int, bool] = {}
         self._is_removing = False
         self._is_closed = False
         self._thens: list[Callable[[], None]] = []
@@ -120,12 +121,10 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def is_edited(self, row_id: int) -> bool:
         """Whether a person has changed a row's mask since its last result."""
-        for edit in reversed(self.history.edits(row_id)):
-            if edit.kind == "result":
-                return False
-            if edit.kind != "row":
-                return True
-        return False
+        if row_id not in self._edited:
+            made = (edit.kind for edit in self.history.newest_edits(row_id) if edit.kind != "row")
+            self._edited[row_id] = next(made, "result") != "result"
+        return self._edited[row_id]
 
     def mask_on_layer(self, row_id: int) -> NDArray[np.uint8]:
         """A row's mask in the layer's axis order, as a view."""
@@ -351,6 +350,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         """Bring the screen in line with the history after a change."""
         for row_id in change.boxes:
             self._voxels.pop(row_id, None)
+            self._edited.pop(row_id, None)
         wanted = {row.id: row for row in self.rows if row.state != "not found"}
         unwanted = [row_id for row_id in self._layers if row_id not in wanted]
         for number, row_id in enumerate(unwanted):

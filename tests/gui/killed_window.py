@@ -1,22 +1,28 @@
-"""A window that is worked in until something kills it: asks, then draws stroke after stroke.
+"""Windows that are worked in until something kills them: asks, then draws stroke after stroke.
 
-    python -m tests.gui.killed_window IMAGE SEED
+    python -m tests.gui.killed_window IMAGE
 
-Goes on with earlier work if there is any. Prints one line, at once, for what happens:
+For each seed, a line of its standard input, it forks a process with a window of its own: so the
+libraries, which take most of a start, are loaded once. A window goes on with earlier work if there
+is any. Each prints one line, at once, for what happens:
 
+    pid N                the process of the window
     state N CRC ROWS     after every edit: how many can be undone, a checksum of all masks in the
                          file's order, and what the rows say
     saved                the panel says that everything until here is saved
     down                 the mouse's button went down: a stroke has begun
+    ended N              the window is gone; N is the negative signal that killed it
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import zlib
 from typing import Any
 
 import numpy as np
+import torch  # noqa: F401  (so that a window need not load it)
 from napari.layers import Labels
 from qtpy.QtCore import QTimer
 from qtpy.QtTest import QTest
@@ -54,10 +60,19 @@ def state(viewer: Any, widget: Any) -> str:
 
 
 def main() -> None:
-    random = np.random.default_rng(int(sys.argv[2]))
-    viewer, widget = open_viewer(
-        sys.argv[1], make_session=lambda preset, device: ThresholdSegmenter()
-    )
+    for line in iter(sys.stdin.readline, ""):
+        pid = os.fork()
+        if pid == 0:
+            work(sys.argv[1], int(line))
+        print("pid", pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print("ended", os.waitstatus_to_exitcode(status), flush=True)
+
+
+def work(image: str, seed: int) -> None:
+    """Open a window and work in it without end."""
+    random = np.random.default_rng(seed)
+    viewer, widget = open_viewer(image, make_session=lambda preset, device: ThresholdSegmenter())
     offer = child(widget, QWidget, "offer")
     while widget._work is None and offer.isHidden():
         QTest.qWait(10)

@@ -55,8 +55,9 @@ def test_window_that_is_killed_in_a_stroke_ten_times_goes_on_where_it_was(
     volume = formats.read(formats.write(head(), tmp_path / "head.nii.gz"))
     known: dict[int, str] = {}  # by the number of steps that can be undone, what was shown
     saved = 0
+    windows = open_windows(tmp_path, own_settings)
     for life in range(10):
-        states, saved_after = work_until_killed(tmp_path, own_settings, life)
+        states, saved_after = work_until_killed(windows, life)
         steps = steps_of(states[0])
         newest = max(known, default=0)
         assert saved <= steps <= max(newest + 1, 1), f"life {life} lost a stroke"
@@ -64,6 +65,9 @@ def test_window_that_is_killed_in_a_stroke_ten_times_goes_on_where_it_was(
         known = {n: shown for n, shown in known.items() if n <= steps}
         known |= {steps_of(shown): shown for shown in states}
         saved = saved_after
+    assert windows.stdin is not None
+    windows.stdin.close()
+    assert windows.wait(10) == 0
 
     # 1. What the next window offers and shows.
     (case,) = Project(own_settings).cases()
@@ -96,22 +100,31 @@ def steps_of(shown: str) -> int:
     return int(shown.split()[0])
 
 
-def work_until_killed(folder: Path, project: Path, seed: int) -> tuple[list[str], int]:
+def open_windows(folder: Path, project: Path) -> subprocess.Popen:
+    """Start what opens one window after the other."""
+    command = [sys.executable, "-m", "tests.gui.killed_window", f"{folder}/head.nii.gz"]
+    environment = os.environ | {"SEGONE_PROJECT": str(project), "XDG_CONFIG_HOME": str(folder)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True, bufsize=1
+    )
+
+
+def work_until_killed(windows: subprocess.Popen, seed: int) -> tuple[list[str], int]:
     """Let a window be worked in, kill it in the middle of a stroke.
 
     Returns what it showed after every edit, and how many steps it had shown as saved.
     """
-    command = [sys.executable, "-m", "tests.gui.killed_window", f"{folder}/head.nii.gz", f"{seed}"]
-    environment = os.environ | {"SEGONE_PROJECT": str(project), "XDG_CONFIG_HOME": str(folder)}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
+    assert windows.stdin is not None
+    assert windows.stdout is not None
+    windows.stdin.write(f"{seed}\n")
     states: list[str] = []
-    saved = strokes = 0
-    for line in process.stdout:
+    pid = saved = strokes = 0
+    for line in windows.stdout:
         kind, _, rest = line.strip().partition(" ")
-        if kind == "state":
+        if kind == "pid":
+            pid = int(rest)
+        elif kind == "state":
             states.append(rest)
         elif kind == "saved":
             saved = steps_of(states[-1])
@@ -119,12 +132,12 @@ def work_until_killed(folder: Path, project: Path, seed: int) -> tuple[list[str]
             strokes += 1
             if strokes > 4 and saved > steps_of(states[0]):
                 time.sleep(random.uniform(0, 0.1))  # the stroke takes longer
-                process.send_signal(signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
                 break
-    said_last = process.stdout.read()
-    process.wait(10)
-    assert process.returncode == -signal.SIGKILL
-    assert not said_last.startswith("state"), "the stroke had ended before the kill"
+    said_last = windows.stdout.readline()
+    while said_last.strip() == "saved":
+        said_last = windows.stdout.readline()
+    assert said_last.strip() == f"ended {-signal.SIGKILL}", "the stroke had ended before the kill"
     return states, saved
 
 
