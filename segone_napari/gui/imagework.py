@@ -268,6 +268,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def show_all(self, then: Callable[[], None]) -> None:
         """Show every row that has a layer; call `then` when they are on screen."""
+        self.changed.emit()
         self._add_missing(then)
 
     def on_layer_removed(self, layer: Any) -> bool:

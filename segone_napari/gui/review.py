@@ -54,12 +54,14 @@ class Review:
 
     def show(self, is_shown: bool) -> None:
         """Show or hide the uncertainty's layer, without changing what is selected."""
-        if self._layer is not None and not self._is_coming:
-            self._layer.visible = is_shown
-        elif is_shown and self.doubt is not None and self._layer is None:
+        layer = self._layer
+        if layer is not None and layer in self._viewer.layers:
+            self._turns.never_mind(layer)
+            layer.visible, self._is_coming = is_shown, False
+        elif is_shown and self.doubt is not None and layer is None:
             self._layer, self._is_coming = _doubt_layer(self._image, self.doubt), True
             self._turns.later(self._add_layer)
-        elif not is_shown and self._layer is not None:
+        elif not is_shown:
             self.close()
 
     def _add_layer(self) -> None:

@@ -59,6 +59,11 @@ def state(viewer: Any, widget: Any) -> str:
     return f"{steps} {crc} {' | '.join(row_texts(widget))}"
 
 
+def is_shown(viewer: Any, name: str) -> bool:
+    """Whether a row's layer is on screen."""
+    return name in viewer.layers and bool(viewer.layers[name].visible)
+
+
 def main() -> None:
     for line in iter(sys.stdin.readline, ""):
         pid = os.fork()
@@ -80,7 +85,7 @@ def work(image: str, seed: int) -> None:
         widget.ask("; ".join(NAMES))
     else:
         child(widget, QPushButton, "offer_yes").click()
-    while not (is_idle(widget) and all(name in viewer.layers for name in NAMES)):
+    while not (is_idle(widget) and all(is_shown(viewer, name) for name in NAMES)):
         QTest.qWait(10)
     print("state", state(viewer, widget), flush=True)
 
