@@ -18,10 +18,13 @@ from segone_napari.gui.imagework import ImageWork
 from segone_napari.gui.panels import FixPanel
 from segone_napari.gui.sam2 import LoadTeacher, Sam2, Slice, why_none
 from segone_napari.gui.turns import Turns
-from segone_napari.project import Row
+from segone_napari.project import Kind, Row
 
 if TYPE_CHECKING:
     from segone_napari.models.spreading import Spread
+
+
+SPREAD: tuple[Kind, ...] = ("spread",)
 
 
 class Correcting(QObject):  # type: ignore[misc, unused-ignore]
@@ -268,7 +271,7 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
             return
         settled = work.corrected_on_layer(row.id, where.axis)
         if where.index not in settled:  # where spreading ended, it only goes on
-            settled |= work.corrected_on_layer(row.id, where.axis, ("spread",))
+            settled |= work.corrected_on_layer(row.id, where.axis, SPREAD)
         settled.discard(where.index)
         self._steps_at_spread = work.history.undo_count
         self._set_spreading(True)

@@ -117,7 +117,7 @@ def spread(
 class _Start(NamedTuple):
     """The slice where it starts: its mask, and how bright it is inside."""
 
-    index: int
+    at: int
     shape: NDArray[np.bool_]
     brightness: float
     deviation: float
@@ -151,7 +151,7 @@ class _Course:
     ) -> tuple[list[NDArray[np.bool_]], str]:
         """The shapes of these slices, in their order, and why they end."""
         shapes: list[NDArray[np.bool_]] = []
-        shape, before = first.shape, first.index
+        shape, before = first.shape, first.at
         for index in indices:
             if index in settled:
                 return shapes, "you corrected the next slice"
