@@ -354,11 +354,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             self._edited.pop(row_id, None)
         wanted = {row.id: row for row in self.rows if row.state != "not found"}
         unwanted = [row_id for row_id in self._layers if row_id not in wanted]
-        for number, row_id in enumerate(unwanted):
-            if number == 0:
-                self._remove_layer(row_id)
-            else:
-                self._turns.remove(self._let_go(row_id))
+        self._turns.remove([self._let_go(row_id) for row_id in unwanted])
         for row_id, row in wanted.items():
             layer = self._layers.get(row_id)
             if layer is None:

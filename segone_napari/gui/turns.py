@@ -8,7 +8,7 @@ sees to the mouse.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -54,9 +54,15 @@ class Turns(QObject):  # type: ignore[misc, unused-ignore]
         self.do(partial(self._add, layer))
         self.do(partial(self._show, layer))
 
-    def remove(self, layer: Layer) -> None:
-        """Take a layer away in a turn of its own."""
-        self.do(partial(self.take_away, layer))
+    def remove(self, layers: Sequence[Layer]) -> None:
+        """Take layers away: the first at once, every other in a turn of its own."""
+        for layer in layers:
+            self.never_mind(layer)
+        there = [layer for layer in layers if layer in self._viewer.layers]
+        for layer in there[:1]:
+            self.take_away(layer)
+        for layer in there[1:]:
+            self.later(partial(self.take_away, layer))
 
     def select(self, layer: Layer) -> None:
         """Select a layer now, if it is there."""

@@ -740,9 +740,7 @@ class SegOneWidget(QWidget):
         self._set_working(False)
         self._held = None
         unfinished, self._unfinished = self._unfinished, []
-        for layer in unfinished:
-            self._turns.never_mind(layer)
-            self._turns.remove(layer)
+        self._turns.remove(unfinished)
         for row in self._waiting:
             self._rows.remove(row)
         self._waiting = []
@@ -817,11 +815,9 @@ class SegOneWidget(QWidget):
 
     def _drop_previews(self, names: Sequence[str]) -> None:
         """Take first slices off the screen whose rows were there before."""
-        for layer in tuple(self._unfinished):
-            if layer.metadata["segone_name"] in names:
-                self._unfinished.remove(layer)
-                self._turns.never_mind(layer)
-                self._turns.remove(layer)
+        dropped = [x for x in self._unfinished if x.metadata["segone_name"] in names]
+        self._unfinished = [layer for layer in self._unfinished if layer not in dropped]
+        self._turns.remove(dropped)
 
     def _is_on_screen(self, name: str) -> bool:
         known = self._work is not None and self._work.row_named(name) is not None
