@@ -215,6 +215,7 @@ def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any], st
         tuple(segments),
         image=work.values.volume,
         image_files=files,
+        image_checksum=reference.checksum,
         system="segone",
         checkpoint=", ".join(checkpoints),
         options=options,
