@@ -274,6 +274,9 @@ def _steps(
     def spread() -> bool:
         return idle() and not widget._correcting.is_spreading
 
+    def doubt_is_shown() -> bool:
+        return "uncertainty" in viewer.layers and bool(viewer.layers["uncertainty"].visible)
+
     def data_middle() -> int:
         return int(layer().data.shape[0] // 2)
 
@@ -313,7 +316,7 @@ def _steps(
         ("undo a repair", widget._correcting.undo, idle),
         ("accept", widget._correcting.toggle_accepted, idle),
         ("make it a draft again", widget._correcting.toggle_accepted, idle),
-        ("show the uncertainty", lambda: widget._show_doubt(True), idle),
+        ("show the uncertainty", lambda: widget._show_doubt(True), doubt_is_shown),
         ("next doubtful slice", widget._next_doubtful, idle),
         ("remove a row", remove, idle),
         ("undo the removal", widget._correcting.undo, lambda: "right hippocampus" in viewer.layers),

@@ -65,7 +65,7 @@ def test_window_that_is_killed_in_a_stroke_ten_times_goes_on_where_it_was(
         saved = saved_after
     assert windows.stdin is not None
     windows.stdin.close()
-    assert windows.wait(10) == 0
+    assert windows.wait(60) == 0
 
     # 1. What the next window offers and shows.
     (case,) = Project(own_settings).cases()
