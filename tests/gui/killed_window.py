@@ -102,6 +102,9 @@ def work(image: str, seed: int) -> None:
         child(widget, QPushButton, "offer_yes").click()
     while not (is_idle(widget) and all(is_shown(viewer, name) for name in NAMES)):
         QTest.qWait(10)
+    status = child(widget, QLabel, "status")
+    while not any(words in status.text() for words in ("found", "as you left")):
+        QTest.qWait(10)  # the last layer is selected, too
     print("state", state(viewer, widget), flush=True)
 
     saved = child(widget, QLabel, "saved")
