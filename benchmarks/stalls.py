@@ -75,7 +75,10 @@ class Threshold:
 
 
 class Blobs:
-    """Stands for SAM2: outlines a disc, at once."""
+    """Stands for SAM2: outlines a disc, at once; loads the libraries that a teacher needs."""
+
+    def __init__(self) -> None:
+        import segone_napari.models.teacher  # noqa: F401
 
     def set_slice(self, image: Any, spacing: tuple[float, float] = (1.0, 1.0)) -> None:
         """Look at a slice."""
@@ -131,7 +134,9 @@ class Stalls:
             while True:
                 time.sleep(TICK_MS / 1000)
                 if time.perf_counter() - self._last_s > 10 * TICK_MS / 1000:
-                    frame = sys._current_frames()[window]
+                    frame = sys._current_frames().get(window)
+                    if frame is None:  # the program has ended
+                        return
                     lines = [f"{f.name}:{f.lineno}" for f in traceback.extract_stack(frame)]
                     self.where[" > ".join(lines[-7:])] += 1
 
@@ -227,10 +232,12 @@ def _first_outline_s(viewer: Any, widget: Any) -> float:
     viewer.add_image(data, **options)
     while widget._work is None:
         QApplication.processEvents()
+        time.sleep(0.001)
     start_s = time.perf_counter()
     widget.ask("left cerebral white matter")
-    while not any(isinstance(layer, Labels) for layer in viewer.layers):
+    while not any(isinstance(layer, Labels) and layer.visible for layer in viewer.layers):
         QApplication.processEvents()
+        time.sleep(0.001)  # the model needs the core that this would take
     viewer.screenshot(flash=False)  # drawn
     seconds = time.perf_counter() - start_s
     widget.cancel()
@@ -266,6 +273,9 @@ def _steps(
 
     def spread() -> bool:
         return idle() and not widget._correcting.is_spreading
+
+    def doubt_is_shown() -> bool:
+        return "uncertainty" in viewer.layers and bool(viewer.layers["uncertainty"].visible)
 
     def data_middle() -> int:
         return int(layer().data.shape[0] // 2)
@@ -306,7 +316,7 @@ def _steps(
         ("undo a repair", widget._correcting.undo, idle),
         ("accept", widget._correcting.toggle_accepted, idle),
         ("make it a draft again", widget._correcting.toggle_accepted, idle),
-        ("show the uncertainty", lambda: widget._show_doubt(True), idle),
+        ("show the uncertainty", lambda: widget._show_doubt(True), doubt_is_shown),
         ("next doubtful slice", widget._next_doubtful, idle),
         ("remove a row", remove, idle),
         ("undo the removal", widget._correcting.undo, lambda: "right hippocampus" in viewer.layers),

@@ -28,7 +28,7 @@ COLUMN_PX = 385
 _COLUMNS = (
     (
         ("On the canvas and in the panel", OURS),
-        ("While SAM2 shows an outline", OF_THE_PREVIEW),
+        ("While Click +, Click − or Box is on", OF_THE_PREVIEW),
     ),
     (
         ("Correcting, on the canvas (napari's own keys)", OF_NAPARI),

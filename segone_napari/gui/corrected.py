@@ -109,7 +109,7 @@ class Lore:
 
 def is_edited(history: EditHistory, row_id: int) -> bool:
     """Whether a person has changed a row's mask since its last result."""
-    for edit in reversed(history.edits(row_id)):
+    for edit in history.newest_edits(row_id):
         if edit.kind == "result":
             return False
         if edit.kind != "row":
@@ -155,7 +155,7 @@ def slices_by_hand(history: EditHistory, row_id: int, first_axis: int) -> dict[i
     of a straight line, it is taken as the other strokes are.
     """
     strokes = []
-    for edit in reversed(history.edits(row_id)):
+    for edit in history.newest_edits(row_id):
         if edit.kind == "result":
             break
         if edit.kind in BY_HAND:

@@ -17,10 +17,14 @@ from segone_napari.gui.clicks import TOOLS, Clicks, Tool
 from segone_napari.gui.imagework import REPAIRS, ImageWork
 from segone_napari.gui.panels import FixPanel
 from segone_napari.gui.sam2 import LoadTeacher, Sam2, Slice, why_none
-from segone_napari.project import Row
+from segone_napari.gui.turns import Turns
+from segone_napari.project import Kind, Row
 
 if TYPE_CHECKING:
     from segone_napari.models.spreading import Spread
+
+
+SPREAD: tuple[Kind, ...] = ("spread",)
 
 
 class Correcting(QObject):  # type: ignore[misc, unused-ignore]
@@ -43,11 +47,16 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
     teacher_wanted = Signal()
 
     def __init__(
-        self, viewer: Any, panel: FixPanel, load: LoadTeacher, parent: QObject | None = None
+        self,
+        viewer: Any,
+        panel: FixPanel,
+        load: LoadTeacher,
+        turns: Turns,
+        parent: QObject | None = None,
     ):
         super().__init__(parent)
         self.sam2 = Sam2(load, self)
-        self.clicks = Clicks(viewer, self.sam2, self)
+        self.clicks = Clicks(viewer, self.sam2, turns, self)
         self.is_spreading = False
         self._viewer = viewer
         self._panel = panel
@@ -81,6 +90,7 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
         self.sam2.stop()
         self._viewer.dims.events.current_step.disconnect(self._on_slice)
         self._viewer.layers.selection.events.active.disconnect(self._on_selected)
+        self.clicks.stop()
 
     @property
     def actions(self) -> dict[str, Callable[[], None]]:
@@ -259,7 +269,10 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
                 f"{row.name} has no outline on slice {where.index}; make one, then spread it"
             )
             return
-        settled = work.corrected_on_layer(row.id, where.axis) - {where.index}
+        settled = work.corrected_on_layer(row.id, where.axis)
+        if where.index not in settled:  # where spreading ended, it only goes on
+            settled |= work.corrected_on_layer(row.id, where.axis, SPREAD)
+        settled.discard(where.index)
         self._steps_at_spread = work.history.undo_count
         self._set_spreading(True)
         self.told.emit(f"Spreading {row.name} from slice {where.index} …")
@@ -275,7 +288,7 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
         what = f"Spread over slices {result.first} to {last}"
         if len(result.masks) == 1:
             what = "Nothing was spread"
-        self.told.emit(f"{what}. Before: {result.before}; after: {result.after}")
+        self.told.emit(f"{what}. Before: {result.before}; after: {result.after}. Look at its ends")
 
     def _on_failed(self, error: Exception) -> None:
         self._set_spreading(False)

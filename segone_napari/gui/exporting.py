@@ -32,6 +32,7 @@ from segone_napari.exports import registry
 from segone_napari.exports.content import Content, Segment, labels_of
 from segone_napari.exports.dicom_series import files_of
 from segone_napari.exports.registry import FORMATS, Format
+from segone_napari.gui import garbage
 from segone_napari.gui.imagework import ImageWork
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.preferences import Preferences
@@ -118,7 +119,9 @@ class ExportWindow(QDialog):
 
         def write() -> list[Path]:
             content = content_of(work, rows, options, stem)
-            return write_exports(content, folder, names, stem, force=force)
+            files = write_exports(content, folder, names, stem, force=force)
+            garbage.spare()  # the formats' libraries
+            return files
 
         self._keeper.run(write, self._on_written, self._on_failed)
 
@@ -212,6 +215,7 @@ def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any], st
         tuple(segments),
         image=work.values.volume,
         image_files=files,
+        image_checksum=reference.checksum,
         system="segone",
         checkpoint=", ".join(checkpoints),
         options=options,

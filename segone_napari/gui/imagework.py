@@ -2,13 +2,12 @@
 
 A layer shows the history's own memory, so a stroke is in the mask as soon as it is painted; the
 history is told of it and writes it down. What an undo or a repair changes is refreshed on screen.
-Layers come and go with the rows, one in each turn of the event loop: napari takes a tenth of a
-second for each.
+Layers come and go with the rows, in turns of the event loop of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,15 @@ from typing import Any
 import numpy as np
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
 from segone_napari import editing
 from segone_napari.gui import corrected, layers
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.layers import LayerImage
+from segone_napari.gui.turns import Turns
 from segone_napari.project import Change, EditHistory, ImageRef, Kind, Row, RowLocked
+from segone_napari.project.values import BY_HAND
 from segone_napari.runtime import SegOneError
 
 Entry = tuple[Row, NDArray[np.uint8]]
@@ -35,8 +36,6 @@ REPAIRS: Mapping[str, tuple[str, str]] = {
     "absent": ("Not there", "Clear and accept, since it isn't in this image"),
 }
 """What stands on a repair's button, and what it does."""
-BETWEEN_LAYERS_MS = 10
-"""Time to draw one layer before the next one is added."""
 
 
 class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
@@ -65,6 +64,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         reference: ImageRef,
         history: EditHistory,
         keeper: Keeper,
+        turns: Turns,
         bind_keys: Callable[[Labels], None],
         parent: QObject | None = None,
     ):
@@ -78,17 +78,17 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         self.warnings: dict[int, tuple[str, ...]] = {}
         self._viewer = viewer
         self._keeper = keeper
+        self._turns = turns
         self._bind_keys = bind_keys
         self._layers: dict[int, Labels] = {}
         self._left_out: set[int] = set()  # accepted rows whose layer a person deleted
         self._voxels: dict[int, int] = {}
+        self._edited: dict[int, bool] = {}
         self._is_removing = False
         self._is_closed = False
         self._thens: list[Callable[[], None]] = []
         self._queued: list[Callable[[], None]] = []
-        self._next_layer = QTimer(self)
-        self._next_layer.setSingleShot(True)
-        self._next_layer.timeout.connect(self._add_next)
+        self._to_select: int | None = None  # the row whose layer is selected once all are there
         notes = history.notes.get("warnings", {})
         self.warnings = {int(row_id): tuple(words) for row_id, words in notes.items()}
 
@@ -122,7 +122,9 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def is_edited(self, row_id: int) -> bool:
         """Whether a person has changed a row's mask since its last result."""
-        return corrected.is_edited(self.history, row_id)
+        if row_id not in self._edited:
+            self._edited[row_id] = corrected.is_edited(self.history, row_id)
+        return self._edited[row_id]
 
     @property
     def source(self) -> corrected.Source:
@@ -154,6 +156,8 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             for row in self.rows:
                 if row.id in change.added and row.name in shown:
                     self._adopt(row, shown[row.name])
+            there = [row.id for row in self.rows if row.state != "not found"]
+            self._to_select = next((n for n in reversed(there) if n in change.added), None)
             self._show(change, then)
 
         self._keeper.run(lambda: self.history.put(entries, words=words), show, self._fail)
@@ -227,10 +231,12 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         else:
             self._change_in_thread(row_id, work)
 
-    def corrected_on_layer(self, row_id: int, axis: int) -> set[int]:
+    def corrected_on_layer(
+        self, row_id: int, axis: int, kinds: Collection[Kind] = BY_HAND
+    ) -> set[int]:
         """The slices along a layer's axis that a person corrected since the last result."""
         layout, size = self.values.layout, self.image.data.shape[axis]
-        stored = self.history.corrected_slices(row_id, layout.axes[axis])
+        stored = self.history.corrected_slices(row_id, layout.axes[axis], kinds)
         return {size - 1 - index if layout.flips[axis] else index for index in stored}
 
     def set_visible(self, row_id: int, is_visible: bool) -> None:
@@ -269,6 +275,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def show_all(self, then: Callable[[], None]) -> None:
         """Show every row that has a layer; call `then` when they are on screen."""
+        self.changed.emit()
         self._add_missing(then)
 
     def on_layer_removed(self, layer: Any) -> bool:
@@ -360,9 +367,10 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         """Bring the screen in line with the history after a change."""
         for row_id in change.boxes:
             self._voxels.pop(row_id, None)
+            self._edited.pop(row_id, None)
         wanted = {row.id: row for row in self.rows if row.state != "not found"}
-        for row_id in [row_id for row_id in self._layers if row_id not in wanted]:
-            self._remove_layer(row_id)
+        unwanted = [row_id for row_id in self._layers if row_id not in wanted]
+        self._turns.remove([self._let_go(row_id) for row_id in unwanted])
         for row_id, row in wanted.items():
             layer = self._layers.get(row_id)
             if layer is None:
@@ -379,7 +387,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         if self._first_missing() is None:
             self._add_next()
         else:
-            self._next_layer.start(0)
+            self._turns.later(self._add_next)
 
     def _add_next(self) -> None:
         """Add the layer of the first row that lacks one, and come back for the next."""
@@ -391,13 +399,19 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
                 self.image, row.name, row.colour, self.mask_on_layer(row.id)
             )
             self._own(row, layer)
-            if self._first_missing() is None:
-                self._viewer.add_layer(layer)  # the last one is selected
-                self.changed.emit()
-            else:
-                layers.add_unselected(self._viewer, layer)
-            self._next_layer.start(BETWEEN_LAYERS_MS)
+            self._turns.add(layer)
+            self._to_select = row.id
+            self._turns.do(self._add_next)
             return
+        chosen, self._to_select = self._to_select, None
+        if chosen in self._layers:
+            self._turns.do(partial(self._turns.select, self._layers[chosen]))
+            self._turns.do(self.changed.emit)
+            self._turns.do(self._end_adding)
+        else:
+            self._end_adding()
+
+    def _end_adding(self) -> None:
         thens, self._thens = self._thens, []
         for then in thens:
             then()
@@ -432,6 +446,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def _remove_layer(self, row_id: int) -> None:
         layer = self._let_go(row_id)
+        self._turns.never_mind(layer)
         self._is_removing = True
         try:
             if layer in self._viewer.layers:

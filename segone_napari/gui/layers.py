@@ -305,24 +305,6 @@ def labels_layer(
     )
 
 
-def add_unselected(viewer: Any, layer: NapariLayer) -> None:
-    """Add a layer and leave what is selected as it is.
-
-    napari selects what is added, which takes as long again as adding it: its controls are shown,
-    and then those of what was selected before.
-    """
-    selected = viewer.layers.selection.active
-    # A private switch of napari 0.9's; where there is none, the selection is put back below.
-    former = getattr(viewer.layers, "_activate_on_insert", True)
-    viewer.layers._activate_on_insert = False
-    try:
-        viewer.add_layer(layer)
-    finally:
-        viewer.layers._activate_on_insert = former
-    if viewer.layers.selection.active is not selected:
-        viewer.layers.selection.active = selected
-
-
 def stored_atoms(
     painted: Sequence[Any], layout: Layout, layer_shape: Sequence[int]
 ) -> list[tuple[tuple[NDArray[np.int64], ...], Any, Any]]:

@@ -40,7 +40,8 @@ CLICK_TOOLS: Mapping[str, tuple[str, str]] = {
     "click_subtract": ("Click −", "Click on what doesn't belong to it (also: Shift and Click +)"),
     "box": ("Box", "Drag a box around it; SAM2 outlines it anew on this slice"),
 }
-SPREAD = "Carry this slice's outline to the slices beside it, as far as SAM2 is sure"
+WITHOUT_A_MOUSE = "Without a mouse: Shift and the arrow keys move a cross, X clicks there"
+SPREAD = "Carry this slice's outline to those within 5 mm, as far as SAM2 and the image agree"
 INTERPOLATE = "Fill in the slices between those that you corrected"
 
 
@@ -176,7 +177,8 @@ class FixPanel(QWidget):
         for one, button in self._click_tools.items():
             button.setEnabled(can_fix and not no_sam2)
             button.setChecked(can_fix and one == tool)
-            button.setToolTip(why or no_sam2 or tooltip(CLICK_TOOLS[one][1], one))
+            words = tooltip(CLICK_TOOLS[one][1], one)
+            button.setToolTip(why or no_sam2 or f"{words}\n{WITHOUT_A_MOUSE}")
         self._spread.setEnabled(can_fix and not no_sam2)
         self._spread.setToolTip(why or no_sam2 or tooltip(SPREAD, "spread"))
         self._interpolate.setEnabled(can_fix)

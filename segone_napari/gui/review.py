@@ -10,6 +10,7 @@ from napari.utils import Colormap
 from segone_napari.gui import layers
 from segone_napari.gui.doubt import Doubt, next_doubtful
 from segone_napari.gui.imagework import ImageWork
+from segone_napari.gui.turns import Turns
 
 ROLE = "uncertainty"
 
@@ -28,17 +29,19 @@ def is_doubt_layer(layer: Any) -> bool:
 class Review:
     """The doubt about one image."""
 
-    def __init__(self, viewer: Any, image: Image):
+    def __init__(self, viewer: Any, image: Image, turns: Turns):
         self._viewer = viewer
         self._image = image
+        self._turns = turns
         self._layer: Image | None = None
+        self._is_coming = False
         self._seen: dict[int, set[int]] = {0: set(), 1: set(), 2: set()}
         self.doubt: Doubt | None = None
 
     @property
     def is_shown(self) -> bool:
         """Whether the uncertainty can be seen."""
-        return self._layer is not None and self._layer.visible
+        return self._layer is not None and (self._layer.visible or self._is_coming)
 
     def set_doubt(self, doubt: Doubt | None) -> None:
         """Take the uncertainty of new results."""
@@ -51,11 +54,23 @@ class Review:
 
     def show(self, is_shown: bool) -> None:
         """Show or hide the uncertainty's layer, without changing what is selected."""
+        layer = self._layer
+        if layer is not None and layer in self._viewer.layers:
+            self._turns.never_mind(layer)
+            layer.visible, self._is_coming = is_shown, False
+        elif is_shown and self.doubt is not None and layer is None:
+            self._layer, self._is_coming = _doubt_layer(self._image, self.doubt), True
+            self._turns.later(self._add_layer)
+        elif not is_shown:
+            self.close()
+
+    def _add_layer(self) -> None:
         if self._layer is not None:
-            self._layer.visible = is_shown
-        elif is_shown and self.doubt is not None:
-            self._layer = _doubt_layer(self._image, self.doubt)
-            layers.add_unselected(self._viewer, self._layer)
+            self._turns.add(self._layer)
+            self._turns.do(self._on_there)
+
+    def _on_there(self) -> None:
+        self._is_coming = False
 
     def on_layer_removed(self, layer: Any) -> None:
         """Follow a person who deleted the layer."""
@@ -84,8 +99,11 @@ class Review:
 
     def close(self) -> None:
         """Take the layer away."""
-        if self._layer is not None and self._layer in self._viewer.layers:
-            self._viewer.layers.remove(self._layer)
+        layer, self._layer, self._is_coming = self._layer, None, False
+        if layer is not None:
+            self._turns.never_mind(layer)
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
 
     def _at(self, name: str, axis: int, index: int) -> float:
         assert self.doubt is not None

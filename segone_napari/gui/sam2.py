@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
 import segone_napari
+from segone_napari.gui import garbage
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.layers import LayerImage, plane_of
 from segone_napari.gui.troubles import gpu_trouble, in_words
@@ -60,6 +61,10 @@ class Slice:
             and self.image is other.image
             and (self.axis, self.index) == (other.axis, other.index)
         )
+
+    def has_the_plane_of(self, other: Slice) -> bool:
+        """Whether both are slices of the same image along the same axis."""
+        return self.image is other.image and self.axis == other.axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,6 +250,7 @@ class Sam2(QObject):  # type: ignore[misc, unused-ignore]
         if self._teacher is None:
             self._tell(self.told, "Loading SAM2 …")
             self._teacher = self._load(self.source, self._device)
+            garbage.spare()
             self._check(number)
         if where is not None and not where.is_same_as(self._seen):
             self._seen = None

@@ -35,10 +35,10 @@ OURS = (
     Shortcut("redo", "Control-Shift-Z", "Ctrl+Shift+Z", "Redo"),
     Shortcut("doubt", "N", "N", "Go to the next doubtful slice"),
     Shortcut("accept", "Control-Enter", "Ctrl+Return", "Accept the structure, or unlock it"),
-    Shortcut("click_add", "A", "A", "SAM2: click on what belongs to the structure"),
+    Shortcut("click_add", "A", "A", "SAM2: click on what belongs to it"),
     Shortcut("click_subtract", "S", "S", "SAM2: click on what doesn't"),
     Shortcut("box", "R", "R", "SAM2: drag a box around the structure"),
-    Shortcut("spread", "G", "G", "SAM2: spread this slice's outline to its neighbours"),
+    Shortcut("spread", "G", "G", "SAM2: spread it to the next slices"),
     Shortcut("interpolate", "I", "I", "Fill in the slices between corrected ones"),
     Shortcut("largest", "K", "K", "Keep the largest part"),
     Shortcut("holes", "H", "H", "Fill holes"),
@@ -67,9 +67,11 @@ OF_THE_PREVIEW = (
     Shortcut("take", "", "Enter", "Take SAM2's outline"),
     Shortcut("drop", "", "Esc", "Drop it"),
     Shortcut("step_back", "", "Ctrl+Z", "Take the last click or box back"),
-    Shortcut("opposite", "", "Shift+click", "Click − while Click + is on, and the other way round"),
+    Shortcut("opposite", "", "Shift+click", "The opposite: − for +, + for −"),
+    Shortcut("cross", "", "Shift+arrows", "No mouse: move a cross (+Ctrl: × 10)"),
+    Shortcut("at_cross", "", "X", "Click at the cross (Box: two corners)"),
 )
-"""While there is an outline of SAM2's to take or drop."""
+"""While a tool of SAM2's is on, and while there is an outline to take or drop."""
 
 OF_THE_PANEL = (
     Shortcut("segment", "", "Enter", "Outline what is typed"),

@@ -35,7 +35,7 @@ from qtpy.QtWidgets import (
 
 from segone_napari.config import PRESETS, SegmentOptions, help_of
 from segone_napari.data.vocabulary import Vocabulary
-from segone_napari.gui import cases, incoming, layers, room, style
+from segone_napari.gui import cases, garbage, incoming, layers, room, style
 from segone_napari.gui.cheatsheet import CheatSheet
 from segone_napari.gui.corrected import Source
 from segone_napari.gui.correcting import Correcting
@@ -55,6 +55,7 @@ from segone_napari.gui.sam2 import LoadTeacher, load_teacher
 from segone_napari.gui.saving import Saver
 from segone_napari.gui.shortcuts import Bindings, tooltip
 from segone_napari.gui.teacherchoice import TeacherChoice
+from segone_napari.gui.turns import Turns
 from segone_napari.gui.workers import Engine, Request, Segmenter
 from segone_napari.project import Case, ImageRef, NotSaved
 from segone_napari.project import Row as Structure
@@ -67,6 +68,7 @@ LOOK_FOR_ROOM_MS = 500  # the docks have found their sizes by then
 
 END_AFTER_MS = 500  # whoever takes the panel out to put it elsewhere has done so by then
 MAKE_ROOM_MS = 50  # the question itself is gone by then
+GIVE_BACK_MS = 500  # nothing runs any more that an image which was closed had begun
 
 
 def make_session(preset: str, device: str) -> Segmenter:
@@ -109,6 +111,10 @@ class SegOneWidget(QWidget):
         self._engine = Engine(make_session, self)
         self._keeper = Keeper("segone-work", self)
         self._saver = Saver(self)
+        self._turns = Turns(napari_viewer, self)
+        self._give_back = QTimer(self)
+        self._give_back.setSingleShot(True)
+        self._give_back.timeout.connect(garbage.give_back)
         self._letters = EdgeLetters(napari_viewer)
         self._image: Image | None = None
         self._values: LayerImage | None = None  # what is in the chosen image
@@ -136,7 +142,7 @@ class SegOneWidget(QWidget):
         self._windows: list[QWidget] = []
         self._build()
         self._connect_learning()
-        self._correcting = Correcting(napari_viewer, self._fix, load_teacher, self)
+        self._correcting = Correcting(napari_viewer, self._fix, load_teacher, self._turns, self)
         self._correcting.sam2.choose(teacher or self._preferences.text("teacher", "") or None)
         self._bindings = Bindings(napari_viewer, self, self._actions(), self._is_ours)
         self._connect()
@@ -319,8 +325,8 @@ class SegOneWidget(QWidget):
         bottom.addWidget(self._help)
         bottom.addWidget(self._export)
         column = QVBoxLayout(self)
-        column.setContentsMargins(10, 6, 10, 6)
-        column.setSpacing(5)
+        column.setContentsMargins(10, 4, 10, 4)
+        column.setSpacing(4)  # at 150 % of 1280 × 800 there is no pixel to spare
         column.addLayout(top)
         for part in (self._header, self._sides, self._warning, self._room, self._offer):
             column.addWidget(part)
@@ -550,6 +556,8 @@ class SegOneWidget(QWidget):
             work.close()
             work.setParent(None)  # or Qt would keep it, and its masks, as long as the panel
             work.deleteLater()
+        if values is not None:
+            self._give_back.start(GIVE_BACK_MS)
 
     def _refresh_header(self) -> None:
         values, image = self._values, self._image
@@ -631,12 +639,13 @@ class SegOneWidget(QWidget):
             found.reference,
             found.history,
             self._keeper,
+            self._turns,
             self._bindings.bind_layer,
             self,
         )
         self._works[image.unique_id] = work
         self._correcting.set_work(self._work)
-        self._reviews.setdefault(image.unique_id, Review(self._viewer, image))
+        self._reviews.setdefault(image.unique_id, Review(self._viewer, image, self._turns))
         work.changed.connect(self._on_work_changed)
         work.visibility_changed.connect(self._refresh_chosen)
         work.failed.connect(self._tell_error)
@@ -753,10 +762,8 @@ class SegOneWidget(QWidget):
         self._engine.cancel()
         self._set_working(False)
         self._held = None
-        for layer in tuple(self._unfinished):
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
-        self._unfinished = []
+        unfinished, self._unfinished = self._unfinished, []
+        self._turns.remove(unfinished)
         for row in self._waiting:
             self._rows.remove(row)
         self._waiting = []
@@ -827,13 +834,13 @@ class SegOneWidget(QWidget):
                 layer = layers.labels_layer(self._image, shown.name, result.colour, shown.mask)
                 layer.editable = False  # what is painted now would be lost a moment later
                 self._unfinished.append(layer)
-                self._viewer.add_layer(layer)
+                self._turns.add(layer)
 
     def _drop_previews(self, names: Sequence[str]) -> None:
         """Take first slices off the screen whose rows were there before."""
-        for layer in tuple(self._unfinished):
-            if layer.metadata["segone_name"] in names and layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+        dropped = [x for x in self._unfinished if x.metadata["segone_name"] in names]
+        self._unfinished = [layer for layer in self._unfinished if layer not in dropped]
+        self._turns.remove(dropped)
 
     def _is_on_screen(self, name: str) -> bool:
         known = self._work is not None and self._work.row_named(name) is not None
@@ -869,6 +876,9 @@ class SegOneWidget(QWidget):
             review.set_doubt(doubt)
         then = partial(self._finish, number, work, list(newest.values()))
         if entries:
+            for layer in self._unfinished:  # what isn't there by now comes as the whole answer
+                if layer not in self._viewer.layers:
+                    self._turns.never_mind(layer)
             preview = {layer.metadata["segone_name"]: layer for layer in self._unfinished}
             work.put(entries, preview, then)
         else:
@@ -1107,9 +1117,9 @@ class _ShutDown:
             return
         self._is_done = True
         self._engine.stop()
-        self._correcting.stop()
         for event, callback in self._listeners:
             event.disconnect(callback)
+        self._correcting.stop()
         self._letters.remove()
         self._bindings.remove()
         self._learning.stop([work.source for work in self._works.values()])
@@ -1119,6 +1129,7 @@ class _ShutDown:
         self._saver.stop()
         self._works.clear()
         self._listeners.clear()
+        garbage.look_at_all_again()
 
 
 def _key(row: Row | Shown) -> tuple[int | None, str]:

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import psutil
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
+from segone_napari.gui import garbage
 from segone_napari.gui.doubt import doubt_of
 from segone_napari.gui.layers import LayerImage, answer
 from segone_napari.gui.troubles import gpu_trouble, in_words
@@ -178,9 +179,12 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
 
     def _answer(self, request: Request) -> None:
         self._check(request.number)
+        is_new = self._session is None
         session = self._session_for(request)
         self._preview(session, request)
         self._segment(session, request)
+        if is_new:
+            garbage.spare()
 
     def _session_for(self, request: Request) -> Segmenter:
         if self._session is None or self._preset != request.preset:
@@ -258,7 +262,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
 
     def _find_device(self) -> None:
         choose_device("auto")  # loads torch
-        _spare_what_is_loaded()
+        garbage.spare()
         self._tell_device()
 
     def _tell_device(self) -> None:
@@ -306,17 +310,3 @@ def device_words(kind: str, name: str = "") -> str:
     else:
         used, total = psutil.Process().memory_info().rss, psutil.virtual_memory().total
     return f"{name} {used / 2**30:.1f}/{total / 2**30:.0f} GB"
-
-
-_has_spared: list[bool] = []
-
-
-def _spare_what_is_loaded() -> None:
-    """Let Python's garbage collector leave the libraries alone, once a program.
-
-    napari collects garbage whenever a layer is removed, and looking through all of torch and
-    napari again each time would hold the window up for a fifth of a second.
-    """
-    if not _has_spared:
-        _has_spared.append(True)
-        gc.freeze()

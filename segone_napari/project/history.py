@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -172,19 +172,32 @@ class EditHistory:
 
     def edits(self, row_id: int) -> tuple[Edit, ...]:
         """The edits that made a row what it is, the oldest first: for a record of its origin."""
+        return tuple(self.newest_edits(row_id))[::-1]
+
+    def newest_edits(self, row_id: int) -> Iterator[Edit]:
+        """The same edits, the newest first; each is read only when it is asked for."""
         with self._lock:
             done = tuple(self._work.done)
-        edits = map(Edit.from_bytes, done)
-        return tuple(edit for edit in edits if any(part.row_id == row_id for part in edit.parts))
+        for content in reversed(done):
+            edit = Edit.from_bytes(content)
+            if any(part.row_id == row_id for part in edit.parts):
+                yield edit
 
-    def corrected_slices(self, row_id: int, axis: int) -> tuple[int, ...]:
-        """The slices along array axis `axis` that a person painted since the row's last result."""
+    def corrected_slices(
+        self, row_id: int, axis: int, kinds: Collection[Kind] = BY_HAND
+    ) -> tuple[int, ...]:
+        """The slices along array axis `axis` that a person painted since the row's last result.
+
+        Parameters
+        ----------
+        kinds : the kinds of edits that count.
+        """
         shape = self._work.shape
         slices: set[int] = set()
-        for edit in reversed(self.edits(row_id)):
+        for edit in self.newest_edits(row_id):
             if edit.kind == "result":
                 break
-            if edit.kind in BY_HAND:
+            if edit.kind in kinds:
                 part = next(part for part in edit.parts if part.row_id == row_id)
                 slices.update(np.unravel_index(part.delta().indices(), shape)[axis].tolist())
         return tuple(sorted(slices))

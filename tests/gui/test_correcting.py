@@ -165,8 +165,9 @@ def test_undo_takes_a_new_result_back_and_brings_a_removed_row_again(qtbot, with
     qtbot.waitUntil(lambda: "left ball" in viewer.layers, timeout=PATIENCE_MS)
     np.testing.assert_array_equal(viewer.layers["left ball"].data, mask)
     undo(qtbot, viewer)
-    assert [layer.name for layer in viewer.layers] == ["head.nii.gz"]
     assert rows(widget) == []
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=PATIENCE_MS)
+    assert viewer.layers[0].name == "head.nii.gz"
 
 
 def test_row_s_millilitres_follow_the_brush(qtbot, with_balls) -> None:

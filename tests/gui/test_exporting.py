@@ -82,6 +82,7 @@ def test_chosen_rows_lie_exactly_on_the_image_in_every_format(qtbot, open_widget
     record = json.loads((folder / "head_segone.nii.gz.provenance.json").read_text("utf-8"))
     edited = {row["name"]: row["edited_by_hand"] for row in record["segments"]}
     assert edited == {"left ball": True, "right ball": False}
+    assert record["image"]["voxels_checksum"]  # also of an image that no file is left of
     assert [row["prompt"] for row in record["segments"]] == ["left ball", "right ball"]
 
     # 4. Nothing is overwritten unasked, and what is left out is left out.

@@ -1,12 +1,10 @@
 """Nothing lost: a window that is killed, a disk that refuses, an image that is opened again."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +53,9 @@ def test_window_that_is_killed_in_a_stroke_ten_times_goes_on_where_it_was(
     volume = formats.read(formats.write(head(), tmp_path / "head.nii.gz"))
     known: dict[int, str] = {}  # by the number of steps that can be undone, what was shown
     saved = 0
+    windows = open_windows(tmp_path, own_settings)
     for life in range(10):
-        states, saved_after = work_until_killed(tmp_path, own_settings, life)
+        states, saved_after = work_until_killed(windows, life)
         steps = steps_of(states[0])
         newest = max(known, default=0)
         assert saved <= steps <= max(newest + 1, 1), f"life {life} lost a stroke"
@@ -64,6 +63,9 @@ def test_window_that_is_killed_in_a_stroke_ten_times_goes_on_where_it_was(
         known = {n: shown for n, shown in known.items() if n <= steps}
         known |= {steps_of(shown): shown for shown in states}
         saved = saved_after
+    assert windows.stdin is not None
+    windows.stdin.close()
+    assert windows.wait(60) == 0
 
     # 1. What the next window offers and shows.
     (case,) = Project(own_settings).cases()
@@ -72,8 +74,8 @@ def test_window_that_is_killed_in_a_stroke_ten_times_goes_on_where_it_was(
     qtbot.waitUntil(lambda: offer_is_open(widget), timeout=PATIENCE_MS)
     assert "cut off" in child(widget, QLabel, "offer_words").text()
     click(qtbot, widget, QPushButton, "offer_yes")
-    qtbot.waitUntil(lambda: "right ball" in viewer.layers, timeout=PATIENCE_MS)
-    qtbot.waitUntil(lambda: "as you left" in child(widget, QLabel, "status").text())
+    status = child(widget, QLabel, "status")
+    qtbot.waitUntil(lambda: "as you left" in status.text(), timeout=PATIENCE_MS)
     assert widget._work.history.prompts == ("left ball; right ball",)
     # 2. Every stroke of all ten lives can be undone, down to the model's own answer.
     steps = steps_of(state(viewer, widget))
@@ -96,35 +98,38 @@ def steps_of(shown: str) -> int:
     return int(shown.split()[0])
 
 
-def work_until_killed(folder: Path, project: Path, seed: int) -> tuple[list[str], int]:
-    """Let a window be worked in, kill it in the middle of a stroke.
+def open_windows(folder: Path, project: Path) -> subprocess.Popen:
+    """Start what opens one window after the other."""
+    command = [sys.executable, "-m", "tests.gui.killed_window", f"{folder}/head.nii.gz"]
+    environment = os.environ | {"SEGONE_PROJECT": str(project), "XDG_CONFIG_HOME": str(folder)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True, bufsize=1
+    )
+
+
+def work_until_killed(windows: subprocess.Popen, seed: int) -> tuple[list[str], int]:
+    """Let a window be worked in until it is killed in the middle of a stroke.
 
     Returns what it showed after every edit, and how many steps it had shown as saved.
     """
-    command = [sys.executable, "-m", "tests.gui.killed_window", f"{folder}/head.nii.gz", f"{seed}"]
-    environment = os.environ | {"SEGONE_PROJECT": str(project), "XDG_CONFIG_HOME": str(folder)}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
+    assert windows.stdin is not None
+    assert windows.stdout is not None
+    windows.stdin.write(f"{seed}\n")
     states: list[str] = []
-    saved = strokes = 0
-    for line in process.stdout:
+    saved, is_down = 0, False
+    for line in windows.stdout:
         kind, _, rest = line.strip().partition(" ")
         if kind == "state":
             states.append(rest)
         elif kind == "saved":
             saved = steps_of(states[-1])
-        elif kind == "down":
-            strokes += 1
-            if strokes > 4 and saved > steps_of(states[0]):
-                time.sleep(random.uniform(0, 0.1))  # the stroke takes longer
-                process.send_signal(signal.SIGKILL)
-                break
-    said_last = process.stdout.read()
-    process.wait(10)
-    assert process.returncode == -signal.SIGKILL
-    assert not said_last.startswith("state"), "the stroke had ended before the kill"
+        elif kind == "ended":
+            assert rest == str(-signal.SIGKILL)
+            break
+        if kind != "saved":
+            is_down = kind == "down"
+    assert is_down, "the stroke had ended before the kill"
     return states, saved
 
 

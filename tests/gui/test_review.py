@@ -106,7 +106,10 @@ def test_uncertainty_is_shown_over_the_image_and_nothing_else_changes(qtbot, ope
     active = viewer.layers.selection.active
     box = child(widget, QCheckBox, "uncertainty")
     box.click()
+    assert box.isChecked()
+    qtbot.waitUntil(lambda: "uncertainty" in viewer.layers, timeout=PATIENCE_MS)
     shown = viewer.layers["uncertainty"]
+    qtbot.waitUntil(lambda: shown.visible, timeout=PATIENCE_MS)
     assert isinstance(shown, Image)
     np.testing.assert_array_equal(shown.extent.world, viewer.layers[0].extent.world)
     assert float(np.max(shown.data)) > 0.05
