@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-SAVED_EVERY_S = 10.0
+SAVED_EVERY_S = 3.0
+"""What a kill may cost."""
 
 
 class Stretch(NamedTuple):
@@ -101,7 +102,7 @@ class Bookmarks:
 def packed_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimizer's state as named tensors."""
     return {
-        f"optimizer.{number}.{name}": torch.as_tensor(value)
+        f"optimizer.{number}.{name}": torch.as_tensor(value).clone()
         for number, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }

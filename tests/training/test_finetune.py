@@ -380,10 +380,16 @@ def _until_learning(job: jobs.TrainingJob) -> None:
             return
 
 
-def test_killed_in_the_middle_nothing_is_lost_and_it_can_be_started_again(project):
-    options = jobs.JobOptions(minutes=10, steps=100_000, teacher=None, device="cpu")
+def test_killed_in_the_middle_nothing_is_lost_and_it_goes_on_from_there(project):
+    options = jobs.JobOptions(minutes=10, steps=250, teacher=None, device="cpu")
     job = jobs.TrainingJob.start(project.folder, options)
-    _until_learning(job)
+    state = project.folder / "training" / "state"
+    reached = 0.0
+    for event in jobs.follow(job):
+        assert event["event"] in ("started", "progress"), event
+        reached = event.get("share", 0.0)
+        if list(state.glob("*.safetensors")):
+            break
     started = json.loads(
         (project.folder / "training" / "progress.jsonl").read_text().split("\n")[0]
     )
@@ -391,13 +397,17 @@ def test_killed_in_the_middle_nothing_is_lost_and_it_can_be_started_again(projec
     last = job.wait(60)[-1]
     assert last["event"] == "failed"
     assert "ended from outside" in last["message"]
+    assert "train again" in last["message"]
     assert not Versions(project.folder).numbers()
     assert len(project.corrections().usable) == 4
-    again = jobs.TrainingJob.start(project.folder, replace(options, steps=8))
-    done = again.wait(200)[-1]
-    assert done["event"] == "done", done
+    again = jobs.TrainingJob.start(project.folder, options)
+    events = list(jobs.follow(again))
+    assert events[-1]["event"] == "done", events[-1]
+    first = next(event for event in events if event.get("stage") == "learning")
+    assert first["share"] > min(reached, 0.2)
     assert Versions(project.folder).numbers() == (1,)
     assert not list((project.folder / "checkpoints").glob(".training-*"))
+    assert not state.exists()
 
 
 def test_a_job_is_cancelled_and_seen_from_another_window(project):
