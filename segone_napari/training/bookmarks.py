@@ -8,6 +8,7 @@ options (`key`). Knows nothing of lessons.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -21,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-SAVED_EVERY_S = 3.0
-"""What a kill may cost."""
+SAVED_EVERY_S = 2.0
+SAVED_EVERY_STEPS = 20
+"""What a kill may cost: the longer of the two."""
 
 
 class Stretch(NamedTuple):
@@ -74,12 +76,11 @@ class Bookmarks:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
-    def is_due(self, name: str) -> bool:
+    def is_due(self, name: str, step: int) -> bool:
         """Whether a running stretch should be kept now."""
-        if self.folder is None:
+        if self.folder is None or step % SAVED_EVERY_STEPS:
             return False
-        last = self._saved.setdefault(name, time.monotonic())
-        return time.monotonic() - last >= SAVED_EVERY_S
+        return time.monotonic() - self._saved.get(name, -math.inf) >= SAVED_EVERY_S
 
     def save(self, name: str, stretch: Stretch) -> None:
         """Keep a stretch; a kill in the middle leaves what was kept before."""

@@ -268,7 +268,7 @@ class _Course:
 
     def keep(self) -> None:
         """Keep the state now and then, for the case of a kill."""
-        if not self.bookmarks.is_due(self.name):
+        if not self.bookmarks.is_due(self.name, self.step):
             return
         tensors = {"generator": self.generator.get_state(), **packed_optimizer(self.optimizer)}
         parts = {"network": self.network.state_dict(), "average": self.average, "best": self.best}

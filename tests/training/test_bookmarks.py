@@ -88,6 +88,7 @@ def test_an_optimizer_goes_on_as_if_it_had_not_been_ended(steps):
 
 def test_a_lesson_goes_on_as_if_it_had_not_been_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(marks, "SAVED_EVERY_S", 0.0)
+    monkeypatch.setattr(marks, "SAVED_EVERY_STEPS", 3)
     example = phantoms.example(0, (5, 9, 13))
     slices = slices_of([example], ["axial"])
 
@@ -108,7 +109,7 @@ def test_a_lesson_goes_on_as_if_it_had_not_been_ended(tmp_path, monkeypatch):
 
     whole = taught(Bookmarks(), -1)
     with pytest.raises(Cancelled):
-        taught(_opened(tmp_path), 6)
+        taught(_opened(tmp_path), 8)
     gone_on = taught(_opened(tmp_path), -1)
     for name, value in whole.items():
         torch.testing.assert_close(gone_on[name], value)
