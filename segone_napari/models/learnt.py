@@ -45,6 +45,8 @@ class LessonConfig:
     """First and last place along x, y, z from that centre where the terms are looked for."""
     patients: int = 1
     """How many patients' images were corrected."""
+    is_mirrored: bool = True
+    """Whether slices are learnt from, and looked at, turned over as well."""
     neighbours: int = 2
     """How many slices on each side of a slice are looked at with it."""
     channels: tuple[int, ...] = (24, 48, 64)

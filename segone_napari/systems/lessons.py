@@ -447,7 +447,7 @@ def slice_logits(
     plane: str,
     indices: Sequence[int],
     drawn: Drawn | None,
-    mirrored: Sequence[tuple[int, ...]] = MIRRORED,
+    flips: Sequence[tuple[int, ...]] | None = None,
 ) -> Tensor:
     """Logits (N, T, H, W) of some slices, the mean of all ways to turn them over."""
     neighbours = lesson.config.neighbours
@@ -462,9 +462,10 @@ def slice_logits(
     device = next(lesson.network.parameters()).device
     shown, base = torch.cat([inputs, outlines], 1).to(device), base.to(device)
     total = torch.zeros_like(base)
-    for flip in mirrored:
+    flips = flips or (MIRRORED if lesson.config.is_mirrored else MIRRORED[:1])
+    for flip in flips:
         total += lesson.network(shown.flip(flip), base.flip(flip)).float().flip(flip)
-    return (total / len(mirrored)).to(inputs.device)
+    return (total / len(flips)).to(inputs.device)
 
 
 def on_image(probability: Tensor, scene: Scene, native: Grid) -> tuple[Box, NDArray[np.float16]]:

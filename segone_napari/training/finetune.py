@@ -35,7 +35,7 @@ from segone_napari.models.checkpoint import (
     resolve_checkpoint,
     save_checkpoint,
 )
-from segone_napari.models.learnt import Lesson, LessonConfig
+from segone_napari.models.learnt import GENERAL_FROM, Lesson, LessonConfig
 from segone_napari.models.segone import SegOneModel
 from segone_napari.project import Correction, Project, merge_corrections
 from segone_napari.project.journal import why_not_saved
@@ -554,6 +554,7 @@ def plan_lesson(system: SegOne, terms: Sequence[str], members: Sequence[Member])
     in_head = all(taught.is_head(seen.head) for _, seen in members)
     finest = float(np.median([min(case.image.grid.spacing) for case, _ in members]))
     pixel_mm = float(np.clip(finest, 0.7, 2.0)) if in_head else finest
+    patients = len({case.patient for case, _ in members})
     low, high = _extent_mm(members, terms, pixel_mm, in_head=in_head)
     pixel_mm = max(pixel_mm, float((high - low).max()) / LARGEST_SIDE)
     low, high = low - LEAST_MARGIN * pixel_mm, high + LEAST_MARGIN * pixel_mm
@@ -566,7 +567,9 @@ def plan_lesson(system: SegOne, terms: Sequence[str], members: Sequence[Member])
         pixel_mm=pixel_mm,
         in_head=in_head,
         box_mm=box,
-        patients=len({case.patient for case, _ in members}),
+        patients=patients,
+        # one patient's slices are few; of many, which side is which says more than more slices
+        is_mirrored=patients < GENERAL_FROM,
     )
 
 

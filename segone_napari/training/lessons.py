@@ -43,6 +43,8 @@ class LearnConfig:
     batch: int = 8
     learning_rate: float = 4e-3
     weight_decay: float = 0.01
+    weighing_times: float = 4.0
+    """How much faster than the layers the weights of the base and the expected outline move."""
     warmup_share: float = 0.1
     average_steps: int = 40
     """The weights that are kept are averaged over about the last so many steps."""
@@ -60,8 +62,6 @@ class LearnConfig:
     expected from slices as far away as those between which the lesson will answer."""
     drift: float = 0.25
     """Standard deviation of such a displacement in pixels for each slice of that distance."""
-    mirrored: bool = True
-    """Whether samples are turned over at random, rows and columns, positions with them."""
     rotation: float = 0.2
     """Standard deviation in radians of the turn of a sample."""
     scaling: float = 0.12
@@ -203,9 +203,7 @@ class _Course:
         self.network, self.budget, self.config = network, budget, config
         self.bookmarks, self.name = bookmarks, name
         self.generator = torch.Generator().manual_seed(seed)
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.optimizer = _optimizer(network, config)
         self.average = copy.deepcopy(network.state_dict())
         self.best, self.best_loss, self.best_step = self.average, math.inf, 0
         self.batch, self.step, self.failures, self.slower = config.batch, 0, 0, 1.0
@@ -217,7 +215,7 @@ class _Course:
         """Set the learning rate for a share of the budget."""
         rate = self.config.learning_rate * self.slower
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * _schedule(share, self.config.warmup_share)
+            group["lr"] = rate * group["times"] * _schedule(share, self.config.warmup_share)
 
     def go_back(self) -> None:
         """The loss was no number: back to the averaged weights, and slower."""
@@ -336,6 +334,17 @@ def held_back_check(
         return math.fsum(losses) / len(losses)
 
     return check
+
+
+def _optimizer(network: LessonNetwork, config: LearnConfig) -> torch.optim.Optimizer:
+    """AdamW; the few numbers that weigh the base and the expected outline move faster."""
+    weighing = [network.trust, network.gain, network.floor]
+    layers = [p for p in network.parameters() if all(p is not one for one in weighing)]
+    groups = [
+        {"params": layers, "times": 1.0},
+        {"params": weighing, "times": config.weighing_times, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, config.learning_rate, weight_decay=config.weight_decay)
 
 
 def _schedule(share: float, warmup: float) -> float:
@@ -500,7 +509,7 @@ class _Sampler:
         # sizes in pixels, so that turning keeps angles on samples that are not square
         half = torch.tensor(self.padded[::-1], dtype=torch.float32) / 2
         turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1)
-        if config.mirrored:
+        if self.lesson.is_mirrored:
             sides = torch.where(torch.rand(count, 2, generator=self.generator) < 0.5, -1.0, 1.0)
             size = size * sides
         matrix = turn.view(count, 2, 2) * size[:, None] * (crop * half) / half[:, None]
