@@ -14,7 +14,7 @@ bundled head, since old structures are measured here on more scans. Parts:
 ``reader``           slices needed for Dice 0.9: the doubtful ones first, and in random order
 
 After ``few``, ``whole``, ``same`` and ``other`` the structures known before are measured on the
-validation scans: after a new term on all, after ``same`` on that scan, after ``other`` on the first.
+validation scans: after a new term on all, after ``same`` on that scan, after ``other`` on one.
 """
 
 from __future__ import annotations
