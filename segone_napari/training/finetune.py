@@ -59,6 +59,7 @@ from segone_napari.training.lessons import (
     learn,
     new_lesson,
     slices_of,
+    start_from_base,
 )
 from segone_napari.volume import Volume
 
@@ -478,8 +479,9 @@ def _teach(
             f"the corrections of {', '.join(terms)} mark no whole slice; "
             "correct at least one slice, then train again"
         )
-    lesson = new_lesson(lesson_config, config.seed)
     kept, held, kind = hold_back(examples, slices, config.seed)
+    lesson = new_lesson(lesson_config, config.seed)
+    start_from_base(lesson.network, examples, kept)
     steps = config.steps or _steps_for(lesson_config, len(slices))
     seen = _without(examples, held) if kind == "slice" else examples
     check = held_back_check(lesson_config, seen, examples, held) if held else None
@@ -530,6 +532,7 @@ def _teach(
     if held:
         if anew:
             lesson = new_lesson(lesson_config, config.seed)
+            start_from_base(lesson.network, examples, slices)
         everything = slices_of(examples, lesson_config.planes)
         if more:
             examples = _with_proposals(examples, seen, more)

@@ -31,6 +31,9 @@ from segone_napari.training.bookmarks import (
 CROP = 96
 """A training example is cut to at most so many pixels in each direction."""
 
+MOST_DRIFT = 0.4
+"""An expected outline is displaced by at most so much of the distance to an object's middle."""
+
 
 class CantLearn(SegOneError):
     """A training that came to nothing. The model that was used before stays as it is."""
@@ -480,7 +483,9 @@ class _Sampler:
         gaps = drawn.indices.diff()
         half = float(gaps.max()) / 2 if len(gaps) else 2 * taught.FADES_OVER
         away = 1 + max(0.0, half - 1) * self._chance()
-        error = self.config.drift * away
+        # further away than its own size an object isn't expected anywhere
+        inside = float(drawn.outlines[own].max()) * taught.REACH
+        error = min(self.config.drift * away, max(0.5, MOST_DRIFT * inside))
         terms, height, width = drawn.outlines.shape[1:]
         out = torch.zeros(terms, REFERENCE_CHANNELS, height, width)
         coarse = error * self._normal(2, 1, 3, 3) + error * self._normal(2, 1, 1, 1)
@@ -549,6 +554,26 @@ class _Sampler:
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator)
+
+
+def start_from_base(
+    network: LessonNetwork, examples: Sequence[Example], slices: Sequence[Slice]
+) -> None:
+    """Let the base's own answer count as much as it is right on corrected slices: by its Dice."""
+    terms = len(network.config.terms)
+    both, total = torch.zeros(terms), torch.zeros(terms)
+    for one in slices:
+        example = examples[one.example]
+        truth, weight = (
+            taught.slice_values(v, one.plane, one.place).float()
+            for v in (example.truth, example.weight)
+        )
+        mask = (taught.slice_base(example.scene, one.plane, one.place) > 0).float()
+        both += 2 * (mask * truth * weight).sum((1, 2))
+        total += ((mask + truth) * weight).sum((1, 2))
+    with torch.no_grad():
+        right = torch.where(total > 0, both / total.clamp_min(1), 1.0)
+        network.trust.mul_(right.to(network.trust.device))
 
 
 def new_lesson(config: LessonConfig, seed: int) -> Lesson:
