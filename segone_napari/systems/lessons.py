@@ -37,6 +37,9 @@ KEPT_REACH = 3.0
 """They are kept up to so many times this, since outlines that shrink or grow are mixed."""
 FADES_OVER = 4.0
 """So many slices from a drawn one, what it says counts half."""
+LASTS_FOR = 3.5
+"""Between drawn slices an object goes on for so many times the distance from its edge to its middle
+before it tapers off."""
 LOGIT_LIMIT = 6.0
 SLICES_AT_ONCE = 16
 FAINT = 0.02
@@ -296,11 +299,20 @@ def expected_outlines(drawn: Drawn, index: int, use: Tensor) -> Tensor:
         if len(sides) == 2:
             share = away[0] / max(1, sum(away))
             outline = torch.lerp(outlines[0], outlines[1], share)
+            outline = outline - _gap_taper(drawn, term, sides, away)
         else:  # beyond the last drawn slice an object tapers off
             outline = outlines[0] - away[0] / REACH
         out[term, 0] = outline.clamp(-1, 1)
         out[term, 1] = nearness(min(away))
     return out
+
+
+def _gap_taper(drawn: Drawn, term: int, sides: Sequence[int], away: Sequence[int]) -> float:
+    """How much an object tapers off in a gap: where it is much wider than the object is thick,
+    there may be two objects, one on each side.
+    """
+    thickness = max(0.0, *(float(drawn.outlines[side, term].max()) for side in sides)) * REACH
+    return max(0.0, min(away) - LASTS_FOR * thickness) / REACH
 
 
 def nearness(away: float) -> float:
