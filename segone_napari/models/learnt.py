@@ -22,6 +22,7 @@ from segone_napari.models.layers import ChannelConv1d, Down, ScanBlock, Up, as_c
 
 POSITION_CHANNELS = 3
 REFERENCE_CHANNELS = 2  # of each term: the outline that is expected, how near it was drawn
+OUTLINE_GAIN = 10.0  # a pixel beside an outline that was drawn nearby counts about 1
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class LessonConfig:
     """First and last place along x, y, z from that centre where the terms are looked for."""
     patients: int = 1
     """How many patients' images were corrected."""
+    is_mirrored: bool = True
+    """Whether slices are learnt from, and looked at, turned over as well."""
     neighbours: int = 2
     """How many slices on each side of a slice are looked at with it."""
     channels: tuple[int, ...] = (24, 48, 64)
@@ -90,15 +93,22 @@ class LessonNetwork(nn.Module):
         self.fuses = nn.ModuleList(ChannelConv1d(2 * width, width) for width in widths[:-1])
         self.decoders = nn.ModuleList(ScanBlock(width) for width in widths[:-1])
         self.out = ChannelConv1d(widths[0], len(config.terms))
+        known = torch.tensor([float(known) for known in config.is_known])
         # how much of the base model's own answer counts, where it has one
-        self.trust = nn.Parameter(torch.tensor([float(known) for known in config.is_known]))
+        self.trust = nn.Parameter(known)
+        # how much of an expected outline counts, where slices were drawn
+        self.gain = nn.Parameter(torch.full_like(known, OUTLINE_GAIN))
+        # what is said where neither says anything
+        self.floor = nn.Parameter(2 * known - 2)
         nn.init.zeros_(self.out.weight)
         assert self.out.bias is not None
-        with torch.no_grad():
-            self.out.bias.copy_(torch.where(self.trust > 0, 0.0, -2.0))
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, inputs: Tensor, base: Tensor) -> Tensor:
         """Logits (B, T, H, W).
+
+        An untrained network answers as the base does; where slices were drawn, with the expected
+        outline; and nothing where there is neither.
 
         Parameters
         ----------
@@ -118,7 +128,14 @@ class LessonNetwork(nn.Module):
             x = self.decoders[level](x)
         known = torch.tensor(self.config.is_known, device=base.device)[:, None, None]
         own = self.trust[:, None, None] * base * known
-        return self.out(x)[..., :height, :width] + own  # (B, T, H, W)
+        return self.out(x)[..., :height, :width] + own + self._expected(inputs)  # (B, T, H, W)
+
+    def _expected(self, inputs: Tensor) -> Tensor:
+        """What the drawn slices alone say (B, T, H, W): the outline, the more the nearer."""
+        count = REFERENCE_CHANNELS * len(self.config.terms)
+        outline, near = inputs[:, -count:].unflatten(1, (-1, REFERENCE_CHANNELS)).unbind(2)
+        drawn = self.gain[:, None, None] * outline * near
+        return torch.where(near > 0, drawn, self.floor[:, None, None])
 
 
 class Lesson(NamedTuple):

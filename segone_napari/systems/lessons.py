@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -31,11 +33,18 @@ LENGTH_MM = 40.0
 """Positions are shown to a network as mm from the centre, divided by this."""
 REACH = 10.0
 """Distances from an outline are shown in pixels up to this, divided by it."""
+KEPT_REACH = 3.0
+"""They are kept up to so many times this, since outlines that shrink or grow are mixed."""
 FADES_OVER = 4.0
 """So many slices from a drawn one, what it says counts half."""
+LASTS_FOR = 3.5
+"""Between drawn slices an object goes on for so many times the distance from its edge to its middle
+before it tapers off."""
 LOGIT_LIMIT = 6.0
 SLICES_AT_ONCE = 16
 FAINT = 0.02
+MIRRORED: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+"""Axes of (N, C, H, W) over which slices are turned over before they are looked at."""
 
 
 class Seen(Protocol):
@@ -91,13 +100,16 @@ class Drawn:
     Attributes
     ----------
     indices : of the slices in the scene's box, increasing (R,).
-    outlines : (R, T, H, W) float16, distance from the outline, inside positive, in `REACH`.
+    outlines : (R, T, H, W) float16, distance from the outline, inside positive, in `REACH`, -1
+        where there is nothing.
     is_known : (R, T) whether the slice was corrected for a term.
+    centres : (R, T, 2) float32, row and column of a mask's middle, NaN where there is nothing.
     """
 
     indices: Tensor
     outlines: Tensor
     is_known: Tensor
+    centres: Tensor
 
 
 def is_head(head: Head) -> bool:
@@ -229,28 +241,40 @@ def drawn_slices(truth: Tensor, known: Tensor, plane: str) -> Drawn:
     indices = torch.nonzero(is_known.any(1)).flatten()
     is_known = is_known[indices]
     outlines = np.full((len(indices), *truth.shape[1:]), -1.0, dtype=np.float16)
+    centres = np.full((*is_known.shape, 2), np.nan, dtype=np.float32)
     for place, index in enumerate(indices.tolist()):
         for term in torch.nonzero(is_known[place]).flatten().tolist():
-            outlines[place, term] = _distances(truth[index, term].cpu().numpy())
+            mask = truth[index, term].cpu().numpy()
+            outlines[place, term] = _distances(mask)
+            if mask.any():
+                centres[place, term] = np.argwhere(mask).mean(0)
     device = truth.device
-    return Drawn(indices, torch.from_numpy(outlines).to(device), is_known)
+    return Drawn(
+        indices,
+        torch.from_numpy(outlines).to(device),
+        is_known,
+        torch.from_numpy(centres).to(device),
+    )
 
 
 def _distances(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Distance of each pixel (H, W) from the outline, inside positive, -1 to 1."""
+    """Distance of each pixel (H, W) from the outline in `REACH`, inside positive."""
     if not mask.any():
         return np.full(mask.shape, -1.0, dtype=np.float32)
     if mask.all():
         return np.ones(mask.shape, dtype=np.float32)
     inside = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
-    return np.asarray((np.sign(inside) * (np.abs(inside) - 0.5) / REACH).clip(-1, 1), np.float32)
+    distances = np.sign(inside) * (np.abs(inside) - 0.5) / REACH
+    return np.asarray(distances.clip(-KEPT_REACH, KEPT_REACH), np.float32)
 
 
 def expected_outlines(drawn: Drawn, index: int, use: Tensor) -> Tensor:
     """What the drawn slices let expect on another slice: (T, `REFERENCE_CHANNELS`, H, W).
 
     The first channel is the distance from the outline, interpolated between the nearest slices on
-    both sides, the second says how near these are; both are 0 where nothing was drawn.
+    both sides, the second says how near these are; both are 0 where nothing was drawn. An object
+    that moves from slice to slice is brought to where it is expected before outlines are mixed:
+    without that the mean of two outlines that don't overlap is nothing.
 
     Parameters
     ----------
@@ -267,15 +291,93 @@ def expected_outlines(drawn: Drawn, index: int, use: Tensor) -> Tensor:
         if not sides:
             continue
         away = [abs(int(drawn.indices[side]) - index) for side in sides]
-        outlines = [drawn.outlines[side, term].float() for side in sides]
+        centre = _expected_centre(drawn, term, index, places)
+        outlines = [
+            moved(drawn.outlines[side, term].float(), centre - drawn.centres[side, term])
+            for side in sides
+        ]
         if len(sides) == 2:
             share = away[0] / max(1, sum(away))
             outline = torch.lerp(outlines[0], outlines[1], share)
+            outline = outline - _gap_taper(drawn, term, sides, away)
         else:  # beyond the last drawn slice an object tapers off
             outline = outlines[0] - away[0] / REACH
         out[term, 0] = outline.clamp(-1, 1)
-        out[term, 1] = 1 / (1 + min(away) / FADES_OVER)
+        out[term, 1] = nearness(min(away))
     return out
+
+
+def _gap_taper(drawn: Drawn, term: int, sides: Sequence[int], away: Sequence[int]) -> float:
+    """How much an object tapers off in a gap: where it is much wider than the object is thick,
+    there may be two objects, one on each side.
+    """
+    thickness = max(0.0, *(float(drawn.outlines[side, term].max()) for side in sides)) * REACH
+    return max(0.0, min(away) - LASTS_FOR * thickness) / REACH
+
+
+def nearness(away: float) -> float:
+    """How near a drawn slice is that lies so many slices away: 1, falling to 0."""
+    return 1 / (1 + away / FADES_OVER)
+
+
+def moved(outline: Tensor, by: Tensor) -> Tensor:
+    """Move an outline (H, W) by rows and columns (2,); as it is where these are NaN."""
+    if not bool(torch.isfinite(by).all()) or not bool(by.any()):
+        return outline
+    height, width = outline.shape
+    rows = torch.arange(height, device=outline.device) - by[0]
+    columns = torch.arange(width, device=outline.device) - by[1]
+    grid = torch.stack(
+        torch.broadcast_tensors(
+            (columns[None, :] + 0.5) * 2 / width - 1, (rows[:, None] + 0.5) * 2 / height - 1
+        ),
+        -1,
+    )
+    return F.grid_sample(
+        outline[None, None], grid[None], padding_mode="border", align_corners=False
+    )[0, 0]
+
+
+def _expected_centre(drawn: Drawn, term: int, index: int, places: Tensor) -> Tensor:
+    """Where an object's middle (2,) is expected: a smooth course through the drawn slices.
+
+    Between two slices a cubic with the slopes of the course (Catmull and Rom, 1974), beyond the
+    last one a line; NaN where only one slice, or none, shows it.
+    """
+    shown = places[torch.isfinite(drawn.centres[places, term, 0])]
+    at = drawn.indices[shown].tolist()
+    centres = drawn.centres[shown, term]
+    if len(at) < 2:
+        return torch.full((2,), torch.nan, device=centres.device)
+    slopes = _slopes(at, centres)
+    if index <= at[0]:
+        return centres[0] + slopes[0] * (index - at[0])
+    if index >= at[-1]:
+        return centres[-1] + slopes[-1] * (index - at[-1])
+    n = next(n for n, place in enumerate(at) if place > index) - 1
+    gap = at[n + 1] - at[n]
+    t = (index - at[n]) / gap
+    return (
+        (2 * t**3 - 3 * t**2 + 1) * centres[n]
+        + (t**3 - 2 * t**2 + t) * gap * slopes[n]
+        + (3 * t**2 - 2 * t**3) * centres[n + 1]
+        + (t**3 - t**2) * gap * slopes[n + 1]
+    )
+
+
+def _slopes(at: Sequence[int], centres: Tensor) -> list[Tensor]:
+    """How fast the middle moves at each drawn slice, per slice: of the parabola through three."""
+    gaps = [b - a for a, b in pairwise(at)]
+    lines = [(b - a) / gap for a, b, gap in zip(centres, centres[1:], gaps, strict=False)]
+    if len(lines) == 1:
+        return [lines[0], lines[0]]
+    inner = [
+        (before * gap_after + after * gap_before) / (gap_before + gap_after)
+        for before, after, gap_before, gap_after in zip(
+            lines, lines[1:], gaps, gaps[1:], strict=False
+        )
+    ]
+    return [2 * lines[0] - inner[0], *inner, 2 * lines[-1] - inner[-1]]
 
 
 # --- slices -------------------------------------------------------------------------------------
@@ -345,16 +447,21 @@ def look(
         for start in range(0, count, SLICES_AT_ONCE):
             progress(done, total)
             batch = range(start, min(count, start + SLICES_AT_ONCE))
-            logits = _logits(lesson, scene, plane, batch, drawn.get(plane))
+            logits = slice_logits(lesson, scene, plane, batch, drawn.get(plane))
             by_slice[start : start + len(batch)] += logits.sigmoid() / len(config.planes)
             done += len(batch)
     return mean
 
 
-def _logits(
-    lesson: Lesson, scene: Scene, plane: str, indices: Sequence[int], drawn: Drawn | None
+def slice_logits(
+    lesson: Lesson,
+    scene: Scene,
+    plane: str,
+    indices: Sequence[int],
+    drawn: Drawn | None,
+    flips: Sequence[tuple[int, ...]] | None = None,
 ) -> Tensor:
-    """Logits (N, T, H, W) of some slices."""
+    """Logits (N, T, H, W) of some slices, the mean of all ways to turn them over."""
     neighbours = lesson.config.neighbours
     inputs = torch.stack([slice_inputs(scene, plane, n, neighbours) for n in indices])
     base = torch.stack([slice_base(scene, plane, n) for n in indices])
@@ -365,8 +472,12 @@ def _logits(
         use = torch.ones(len(drawn.indices), dtype=torch.bool, device=inputs.device)
         outlines = torch.stack([expected_outlines(drawn, n, use).flatten(0, 1) for n in indices])
     device = next(lesson.network.parameters()).device
-    logits = lesson.network(torch.cat([inputs, outlines], 1).to(device), base.to(device))
-    return logits.float().to(inputs.device)
+    shown, base = torch.cat([inputs, outlines], 1).to(device), base.to(device)
+    total = torch.zeros_like(base)
+    flips = flips or (MIRRORED if lesson.config.is_mirrored else MIRRORED[:1])
+    for flip in flips:
+        total += lesson.network(shown.flip(flip), base.flip(flip)).float().flip(flip)
+    return (total / len(flips)).to(inputs.device)
 
 
 def on_image(probability: Tensor, scene: Scene, native: Grid) -> tuple[Box, NDArray[np.float16]]:

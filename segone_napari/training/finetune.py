@@ -8,6 +8,7 @@ that was in use, and all corrections, as they were.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from segone_napari import __version__
 from segone_napari.data import formats
 from segone_napari.data.resample import through_plane_axis, working_grid
 from segone_napari.data.synthetic import PLANES
@@ -33,7 +35,7 @@ from segone_napari.models.checkpoint import (
     resolve_checkpoint,
     save_checkpoint,
 )
-from segone_napari.models.learnt import Lesson, LessonConfig
+from segone_napari.models.learnt import GENERAL_FROM, Lesson, LessonConfig
 from segone_napari.models.segone import SegOneModel
 from segone_napari.project import Correction, Project, merge_corrections
 from segone_napari.project.journal import why_not_saved
@@ -45,15 +47,19 @@ from segone_napari.systems.base import Told
 from segone_napari.systems.segone import SegOne
 from segone_napari.systems.taught import TaughtHead
 from segone_napari.training import promotion, proposals
+from segone_napari.training.bookmarks import Bookmarks
 from segone_napari.training.lessons import (
     Budget,
     CantLearn,
+    Check,
     Example,
     LearnConfig,
     Slice,
+    held_back_check,
     learn,
     new_lesson,
     slices_of,
+    start_from_base,
 )
 from segone_napari.volume import Volume
 
@@ -180,6 +186,8 @@ def _finetune(
         encoded.append(before.encode(case.image))
     # 2. One lesson for the terms that share images.
     groups = group_by_image(cases)
+    bookmarks = Bookmarks(project.folder / "training" / "state", _key(project, config, before))
+    bookmarks.open()
     rest_s = max(2.0, clock.seconds * (1 - clock.share(0)) * 0.9)
     learnt: list[Taught] = []
     for number, group in enumerate(groups):
@@ -193,9 +201,12 @@ def _finetune(
             for case, seen in zip(cases, encoded, strict=True)
             if group & set(case.told)
         ]
-        learnt.append(
-            _teach(before, sorted(group), members, config, rest_s / len(groups), share_of)
-        )
+        seconds, own = rest_s / len(groups), replace(bookmarks, lesson=number)
+        try:
+            learnt.append(_teach(before, sorted(group), members, config, seconds, share_of, own))
+        except CantLearn:
+            bookmarks.clear()  # the same would come of it again
+            raise
         remarks.extend(learnt[-1].remarks)
     held_back = [one for each in learnt for one in each.held_back]
     # 3. A version of its own, then its card, then perhaps to use.
@@ -217,6 +228,7 @@ def _finetune(
         }
         promotion.write_card(card, candidate)
         number = versions.add(candidate)
+    bookmarks.clear()
     promotion.write_pictures(held_back, project.folder / "training" / f"version_{number}")
     is_used = card["better"] if config.promote is None else config.promote
     if is_used:
@@ -224,6 +236,17 @@ def _finetune(
     project.log("train", version=number, used=is_used, terms=sorted({*_terms(cases)}))
     report("done", 1.0)
     return Outcome(number, is_used, card)
+
+
+def _key(project: Project, config: FineTuneConfig, system: SegOne) -> str:
+    """What a training that was ended must have in common with one that goes on from it."""
+    corrections = [
+        (c.id, c.created, c.term, c.image.checksum, c.axis, c.slices, c.patient)
+        for c in project.corrections().usable
+    ]
+    options = replace(config, promote=None)
+    facts = repr((__version__, system.checkpoint, corrections, options))
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -366,6 +389,8 @@ def group_by_image(cases: Sequence[Case]) -> list[set[str]]:
 # --- teaching one lesson ------------------------------------------------------------------------
 
 Member = tuple[Case, TaughtHead]
+STRETCHES = ("drawn", "proposed", "all")
+"""What a lesson is learnt from, one after the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -440,8 +465,9 @@ def _teach(
     config: FineTuneConfig,
     seconds: float,
     report: Callable[[float], None],
+    bookmarks: Bookmarks,
 ) -> Taught:
-    """Learn a lesson, measure it on what was held back, then go on with that as well."""
+    """Learn a lesson, measure it on what was held back, then learn from that as well."""
     began = Budget(1 << 60, seconds)
     lesson_config = plan_lesson(system, terms, members)
     made = [_example(system, lesson_config, member) for member in members]
@@ -453,24 +479,41 @@ def _teach(
             f"the corrections of {', '.join(terms)} mark no whole slice; "
             "correct at least one slice, then train again"
         )
-    lesson = new_lesson(lesson_config, config.seed)
     kept, held, kind = hold_back(examples, slices, config.seed)
-    steps = config.steps or min(2000, 400 + 30 * len(slices))
+    lesson = new_lesson(lesson_config, config.seed)
+    start_from_base(lesson.network, examples, kept)
+    steps = config.steps or _steps_for(lesson_config, len(slices))
     seen = _without(examples, held) if kind == "slice" else examples
-    left_s = seconds * (1 - began.share(0))
-    first = 0.6 if held else 1.0
+    check = held_back_check(lesson_config, seen, examples, held) if held else None
+    # one patient's few slices are soon learnt by heart: what saw fewer of them is no good start
+    anew = kind == "slice" and bool(held)
+    first = 1.0 if not held else 0.5 if anew else 0.7
     remarks: list[str] = []
     trust: dict[str, float] = {}
     teacher = None
     if config.teacher is not None:
         teacher, why_none = proposals.load_teacher(config.teacher, config.device)
         remarks.extend([why_none] if teacher is None else [])
+
+    def stretch(
+        name: str, first: float, last: float, *, calmer: bool, slices: Sequence[Slice],
+        examples: Sequence[Example], steps: int, check: Check | None = None,
+    ) -> int:  # fmt: skip
+        left_s = seconds * (1 - began.share(0))
+        share_s = left_s * (last - first) / (1 - first)
+        learn_config = _calmer(config.learn) if calmer else config.learn
+        return learn(
+            lesson.network, examples, slices, Budget(steps, share_s), learn_config,
+            config.seed + STRETCHES.index(name),
+            lambda share, loss: report(first + (last - first) * share),
+            check=check, bookmarks=bookmarks, name=name,
+        )  # fmt: skip
+
     # 1. What the person drew, and only that.
     alone = first if teacher is None else 0.6 * first
-    learn(
-        lesson.network, seen, kept, Budget(round(steps * alone), left_s * alone), config.learn,
-        config.seed, lambda share, loss: report(alone * share),
-    )  # fmt: skip
+    best = stretch(
+        "drawn", 0.0, alone, calmer=False, slices=kept, examples=seen, steps=steps, check=check
+    )
     # 2. What the teacher proposes beside it.
     more: list[Slice] = []
     if teacher is not None:
@@ -478,26 +521,33 @@ def _teach(
         trust, more = added.trust, added.slices
         remarks.extend(added.remarks)
         seen = added.examples
-        left_s = seconds * (1 - began.share(0))
-        budget = Budget(round(steps * (first - alone)), left_s * (first - alone) / (1 - alone))
-        learn(
-            lesson.network, seen, [*kept, *more], budget, _calmer(config.learn),
-            config.seed + 2, lambda share, loss: report(alone + (first - alone) * share),
-        )  # fmt: skip
+        if more:
+            stretch(
+                "proposed", alone, first, calmer=True, slices=[*kept, *more], examples=seen,
+                steps=max(1, steps // 2), check=check,
+            )  # fmt: skip
     # 3. Measured, and then taught what was held back as well.
     shown = _without(examples, held) if kind == "slice" else examples
     measured = _measure(system, lesson, examples, shown, members, held, kind) if held else []
     if held:
-        left_s = seconds * (1 - began.share(0))
+        if anew:
+            lesson = new_lesson(lesson_config, config.seed)
+            start_from_base(lesson.network, examples, slices)
         everything = slices_of(examples, lesson_config.planes)
         if more:
             examples = _with_proposals(examples, seen, more)
-        learn(
-            lesson.network, examples, [*everything, *more], Budget(round(steps * 0.4), left_s),
-            _calmer(config.learn), config.seed + 1,
-            lambda share, loss: report(first + (1 - first) * share),
+        stretch(
+            "all", first, 1.0, calmer=not anew, slices=[*everything, *more], examples=examples,
+            steps=max(1, best, steps // 2) if anew else max(1, round(steps * 0.4)),
         )  # fmt: skip
     return Taught(lesson, measured, trust, len(more), remarks)
+
+
+def _steps_for(lesson: LessonConfig, slices: int) -> int:
+    """How many steps so many slices ask for."""
+    if lesson.patients == 1:
+        return min(400, 120 + 15 * slices)
+    return min(2000, 400 + 30 * slices)
 
 
 def plan_lesson(system: SegOne, terms: Sequence[str], members: Sequence[Member]) -> LessonConfig:
@@ -507,6 +557,7 @@ def plan_lesson(system: SegOne, terms: Sequence[str], members: Sequence[Member])
     in_head = all(taught.is_head(seen.head) for _, seen in members)
     finest = float(np.median([min(case.image.grid.spacing) for case, _ in members]))
     pixel_mm = float(np.clip(finest, 0.7, 2.0)) if in_head else finest
+    patients = len({case.patient for case, _ in members})
     low, high = _extent_mm(members, terms, pixel_mm, in_head=in_head)
     pixel_mm = max(pixel_mm, float((high - low).max()) / LARGEST_SIDE)
     low, high = low - LEAST_MARGIN * pixel_mm, high + LEAST_MARGIN * pixel_mm
@@ -519,7 +570,9 @@ def plan_lesson(system: SegOne, terms: Sequence[str], members: Sequence[Member])
         pixel_mm=pixel_mm,
         in_head=in_head,
         box_mm=box,
-        patients=len({case.patient for case, _ in members}),
+        patients=patients,
+        # one patient's slices are few; of many, which side is which says more than more slices
+        is_mirrored=patients < GENERAL_FROM,
     )
 
 

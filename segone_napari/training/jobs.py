@@ -12,7 +12,8 @@ The process doesn't end with the window. What it says is kept in ``PROJECT/train
 window that comes later can read it. An event is a dict with the key ``event``:
 
 ``started``    ``time``, ``pid``
-``progress``   ``stage``, ``share`` 0 to 1, ``seconds_left`` or None
+``progress``   ``stage``, ``share`` 0 to 1, ``seconds_left`` or None; the first share of
+               "learning" is high where it goes on from a training that was killed
 ``done``       ``version``, ``used``, ``card``
 ``failed``     ``message``: a sentence for a person
 ``cancelled``
@@ -173,7 +174,7 @@ class TrainingJob:
         if code is not None and code < 0:
             return (
                 "the training was ended from outside, perhaps for want of memory; the version in "
-                "use stays, train again"
+                "use stays; train again, and it goes on from there"
             )
         return f"the training ended without a word; see {log}, then train again"
 
@@ -196,8 +197,8 @@ class Chronicle:
     def __init__(self, project: Path, tell: Callable[[Event], None] = lambda event: None) -> None:
         self.folder = project / "training"
         self._tell = tell
-        self._started = time.monotonic()
         self._last = (-1.0, "")
+        self._learning_from: tuple[float, float] | None = None
 
     def begin(self) -> None:
         """Say that it has started."""
@@ -209,14 +210,24 @@ class Chronicle:
 
         if (self.folder / "cancel").exists():
             raise Cancelled
-        passed_s = time.monotonic() - self._started
         if stage == self._last[1] and share - self._last[0] < 0.01:
             return
         self._last = share, stage
-        left_s = round(passed_s * (1 - share) / share, 1) if share > 0.16 else None
+        if stage == "learning" and self._learning_from is None:
+            self._learning_from = share, time.monotonic()
+        left_s = self._seconds_left(share)
         self.write(
             {"event": "progress", "stage": stage, "share": round(share, 4), "seconds_left": left_s}
         )
+
+    def _seconds_left(self, share: float) -> float | None:
+        """By the pace since learning began, which is not at 0 where an earlier one goes on."""
+        if self._learning_from is None:
+            return None
+        first, since = self._learning_from
+        if share < first + 0.01:
+            return None
+        return round((time.monotonic() - since) * (1 - share) / (share - first), 1)
 
     def write(self, event: Event) -> None:
         """Add an event. A disk that is full doesn't end the training: it is only not watched."""

@@ -19,11 +19,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segone_napari.models.learnt import REFERENCE_CHANNELS, Lesson, LessonConfig, LessonNetwork
-from segone_napari.runtime import SegOneError
+from segone_napari.runtime import SegOneError, fast_precision
 from segone_napari.systems import lessons as taught
+from segone_napari.training.bookmarks import (
+    Bookmarks,
+    Stretch,
+    packed_optimizer,
+    unpack_optimizer,
+)
 
 CROP = 96
 """A training example is cut to at most so many pixels in each direction."""
+
+MOST_DRIFT = 0.4
+"""An expected outline is displaced by at most so much of the distance to an object's middle."""
 
 
 class CantLearn(SegOneError):
@@ -37,11 +46,25 @@ class LearnConfig:
     batch: int = 8
     learning_rate: float = 4e-3
     weight_decay: float = 0.01
+    weighing_times: float = 4.0
+    """How much faster than the layers the weights of the base and the expected outline move."""
     warmup_share: float = 0.1
     average_steps: int = 40
     """The weights that are kept are averaged over about the last so many steps."""
-    references_share: float = 0.6
-    """Share of the samples that see what was drawn on other slices of their image."""
+    checks: int = 8
+    """How often it is looked at what was held back."""
+    patience: int = 3
+    """After so many looks in a row without getting better, it ends."""
+    references_share: float = 0.9
+    """Share of the samples of one patient that see what was drawn on other slices of their
+    image, as they do when the image is answered: only its own slices are drawn."""
+    references_share_of_many: float = 0.35
+    """The same where there are more patients: most images will have no drawn slices."""
+    misled_share: float = 0.6
+    """Share of those that are shown their own outline instead, displaced as if it had been
+    expected from slices as far away as those between which the lesson will answer."""
+    drift: float = 0.25
+    """Standard deviation of such a displacement in pixels for each slice of that distance."""
     rotation: float = 0.2
     """Standard deviation in radians of the turn of a sample."""
     scaling: float = 0.12
@@ -52,6 +75,9 @@ class LearnConfig:
     noise: float = 0.05
     shift: float = 0.06
     """Standard deviation of a shift of the positions, in `systems.lessons.LENGTH_MM`."""
+    shift_of_one: float = 0.3
+    """The same, of the box, where there is one patient: else the places of the drawn slices
+    would be learnt by heart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +137,10 @@ def slices_of(examples: Sequence[Example], planes: Sequence[str]) -> list[Slice]
     return found
 
 
+Check = Callable[[LessonNetwork], float]
+"""How far a network is from right on what was held back: a loss."""
+
+
 def learn(
     network: LessonNetwork,
     examples: Sequence[Example],
@@ -119,54 +149,205 @@ def learn(
     config: LearnConfig,
     seed: int,
     report: Callable[[float, float], None] = lambda share, loss: None,
+    *,
+    check: Check | None = None,
+    bookmarks: Bookmarks | None = None,
+    name: str = "learning",
 ) -> int:
-    """Train a network in place, until the budget is used up; return the steps that were done.
+    """Train a network in place, until the budget is used up; return how many steps were best.
 
-    `report` is called with the share that is done and the loss; it may raise `Cancelled`.
+    `report` is called with the share that is done and the loss; it may raise `Cancelled`. With
+    `check`, the weights that were best on what was held back are kept, and training ends early
+    when they don't get better. With `bookmarks`, it goes on where one of this name was ended.
 
     Raises
     ------
     CantLearn
         If the loss is no number again and again, or memory doesn't suffice for one sample.
     """
-    generator = torch.Generator().manual_seed(seed)
+    course = _Course(network, budget, config, seed, bookmarks or Bookmarks(), name)
+    if course.is_over:
+        return course.best_step
+    sampler = _Sampler(examples, slices, network.config, config, course.generator)
     device = next(network.parameters()).device
-    optimizer = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
-    )
-    average = copy.deepcopy(network.state_dict())
-    sampler = _Sampler(examples, slices, network.config, config, generator)
-    batch, step, failures, slower = config.batch, 0, 0, 1.0
     network.train()
-    while (share := budget.share(step)) < 1:
-        for group in optimizer.param_groups:
-            rate = config.learning_rate * slower
-            group["lr"] = rate * _schedule(share, config.warmup_share)
+    while (share := budget.share(course.step)) < 1:
+        course.set_rate(share)
         try:
-            loss = _step(network, optimizer, sampler.draw(batch, device))
+            loss = _step(network, course.optimizer, sampler.draw(course.batch, device))
         except (MemoryError, RuntimeError) as error:
-            batch = _smaller(batch, error)
+            course.batch = _smaller(course.batch, error)
             continue
         if not math.isfinite(loss):
-            failures += 1
-            if failures > 3:
-                raise CantLearn(
-                    "training gave no number for its loss again and again, so nothing was "
-                    "changed; look for damaged values in the corrected images, then train again"
-                )
-            network.load_state_dict(average)
-            optimizer.state.clear()
-            slower /= 4
+            course.go_back()
             continue
-        step += 1
-        keep = min(1 - 1 / config.average_steps, step / (step + 10))
-        with torch.no_grad():
-            for name, value in network.state_dict().items():
-                average[name].lerp_(value, 1 - keep)
+        course.count()
+        if check is not None and course.is_worse_for_long(share, check):
+            break
+        course.keep()
         report(share, loss)
-    network.load_state_dict(average)
+    course.end(is_checked=check is not None)
     network.eval()
-    return step
+    return course.best_step
+
+
+class _Course:
+    """The state of a training: weights, their average, the best of them, and all that moves."""
+
+    def __init__(
+        self,
+        network: LessonNetwork,
+        budget: Budget,
+        config: LearnConfig,
+        seed: int,
+        bookmarks: Bookmarks,
+        name: str,
+    ) -> None:
+        self.network, self.budget, self.config = network, budget, config
+        self.bookmarks, self.name = bookmarks, name
+        self.generator = torch.Generator().manual_seed(seed)
+        self.optimizer = _optimizer(network, config)
+        self.average = copy.deepcopy(network.state_dict())
+        self.best, self.best_loss, self.best_step = self.average, math.inf, 0
+        self.batch, self.step, self.failures, self.slower = config.batch, 0, 0, 1.0
+        self.checked_at, self.worse = 0.0, 0
+        self.is_over = False
+        self._go_on()
+
+    def set_rate(self, share: float) -> None:
+        """Set the learning rate for a share of the budget."""
+        rate = self.config.learning_rate * self.slower
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["times"] * _schedule(share, self.config.warmup_share)
+
+    def go_back(self) -> None:
+        """The loss was no number: back to the averaged weights, and slower."""
+        self.failures += 1
+        if self.failures > 3:
+            raise CantLearn(
+                "training gave no number for its loss again and again, so nothing was "
+                "changed; look for damaged values in the corrected images, then train again"
+            )
+        self.network.load_state_dict(self.average)
+        self.optimizer.state.clear()
+        self.slower /= 4
+
+    def count(self) -> None:
+        """A step was done: average the weights."""
+        self.step += 1
+        keep = min(1 - 1 / self.config.average_steps, self.step / (self.step + 10))
+        with torch.no_grad():
+            for name, value in self.network.state_dict().items():
+                self.average[name].lerp_(value, 1 - keep)
+
+    def is_worse_for_long(self, share: float, check: Check) -> bool:
+        """Look at what was held back, now and then; whether it has got worse often enough."""
+        if share < self.checked_at + 1 / self.config.checks:
+            return False
+        self.checked_at = share
+        weights = copy.deepcopy(self.network.state_dict())
+        self.network.load_state_dict(self.average)
+        self.network.eval()
+        loss = check(self.network)
+        self.network.load_state_dict(weights)
+        self.network.train()
+        if loss < self.best_loss:
+            self.best, self.best_loss = copy.deepcopy(self.average), loss
+            self.best_step, self.worse = self.step, 0
+        else:
+            self.worse += 1
+        return self.worse >= self.config.patience
+
+    def end(self, *, is_checked: bool) -> None:
+        """Put the best weights into the network, and keep that this is over."""
+        if not is_checked or not math.isfinite(self.best_loss):
+            self.best, self.best_step = self.average, self.step
+        self.network.load_state_dict(self.best)
+        numbers = {"best_step": float(self.best_step)}
+        tensors = {f"best.{name}": value for name, value in self.best.items()}
+        self.bookmarks.save(self.name, Stretch(tensors, numbers, is_over=True))
+
+    def keep(self) -> None:
+        """Keep the state now and then, for the case of a kill."""
+        if not self.bookmarks.is_due(self.name, self.step):
+            return
+        tensors = {"generator": self.generator.get_state(), **packed_optimizer(self.optimizer)}
+        parts = {"network": self.network.state_dict(), "average": self.average, "best": self.best}
+        for part, weights in parts.items():
+            tensors |= {f"{part}.{name}": value.clone() for name, value in weights.items()}
+        numbers = {name: float(getattr(self, name)) for name in COUNTERS}
+        numbers["seconds"] = time.monotonic() - self.budget.started
+        self.bookmarks.save(self.name, Stretch(tensors, numbers, is_over=False))
+
+    def _go_on(self) -> None:
+        kept = self.bookmarks.load(self.name)
+        if kept is None:
+            return
+
+        def part(name: str) -> dict[str, Tensor]:
+            start = f"{name}."
+            found = {k: v for k, v in kept.tensors.items() if k.startswith(start)}
+            device = next(self.network.parameters()).device
+            return {k.removeprefix(start): v.to(device) for k, v in found.items()}
+
+        if kept.is_over:
+            self.network.load_state_dict(part("best"))
+            self.network.eval()
+            self.best_step, self.is_over = int(kept.numbers["best_step"]), True
+            return
+        self.network.load_state_dict(part("network"))
+        self.average, self.best = part("average"), part("best")
+        unpack_optimizer(self.optimizer, kept.tensors)
+        self.generator.set_state(kept.tensors["generator"])
+        for name in COUNTERS:
+            setattr(self, name, type(getattr(self, name))(kept.numbers[name]))
+        self.budget.started -= kept.numbers["seconds"]
+
+
+COUNTERS = (
+    "best_loss", "best_step", "batch", "step", "failures", "slower", "checked_at", "worse"
+)  # fmt: skip
+
+
+def held_back_check(
+    lesson: LessonConfig, shown: Sequence[Example], truth: Sequence[Example], held: Sequence[Slice]
+) -> Check:
+    """Measure a loss on slices that were held back.
+
+    Parameters
+    ----------
+    shown : the examples as they are seen, without what was held back.
+    truth : the same with it.
+    """
+
+    def check(network: LessonNetwork) -> float:
+        losses = []
+        for one in held:
+            drawn = shown[one.example].drawn.get(one.plane)
+            scene = shown[one.example].scene
+            with torch.inference_mode(), fast_precision(scene.image.device):
+                logits = taught.slice_logits(
+                    Lesson(lesson, network), scene, one.plane, [one.place], drawn, [()]
+                )
+            answer, weight = (
+                taught.slice_values(v, one.plane, one.place)[None].float()
+                for v in (truth[one.example].truth, truth[one.example].weight)
+            )
+            losses.append(float(lesson_loss(logits, answer, weight)))
+        return math.fsum(losses) / len(losses)
+
+    return check
+
+
+def _optimizer(network: LessonNetwork, config: LearnConfig) -> torch.optim.Optimizer:
+    """AdamW; the few numbers that weigh the base and the expected outline move faster."""
+    weighing = [network.trust, network.gain, network.floor]
+    layers = [p for p in network.parameters() if all(p is not one for one in weighing)]
+    groups = [
+        {"params": layers, "times": 1.0},
+        {"params": weighing, "times": config.weighing_times, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, config.learning_rate, weight_decay=config.weight_decay)
 
 
 def _schedule(share: float, warmup: float) -> float:
@@ -192,7 +373,9 @@ def _step(
     network: LessonNetwork, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, ...]
 ) -> float:
     inputs, base, truth, weight = batch
-    loss = lesson_loss(network(inputs, base), truth, weight)
+    with fast_precision(inputs.device):
+        logits = network(inputs, base)
+    loss = lesson_loss(logits.float(), truth, weight)
     value = float(loss.detach())
     if math.isfinite(value):
         loss.backward()
@@ -233,6 +416,14 @@ class _Sampler:
         self.chances = torch.tensor([1.0 if show else min(1.0, share) for show in shows])
         shapes = [self._truth(one).shape[1:] for one in slices]
         self.padded = max(s[0] for s in shapes), max(s[1] for s in shapes)
+        is_one = lesson.patients == 1
+        self.references_share = (
+            config.references_share if is_one else config.references_share_of_many
+        )
+        self.shift = config.shift
+        if is_one:
+            largest = max(high - low for low, high in lesson.box_mm)
+            self.shift = max(config.shift, config.shift_of_one * largest / taught.LENGTH_MM)
         block = 2 ** (len(lesson.channels) - 1)
         self.shape = tuple(min(CROP, -(-n // block) * block) for n in self.padded)
 
@@ -273,14 +464,44 @@ class _Sampler:
         nothing = torch.zeros(
             len(self.lesson.terms), REFERENCE_CHANNELS, *self._truth(one).shape[1:]
         )
-        if drawn is None or len(drawn.indices) < 2:
+        if drawn is None or not len(drawn.indices) or self._chance() > self.references_share:
             return nothing
-        if float(torch.rand((), generator=self.generator)) > self.config.references_share:
-            return nothing
+        own = torch.nonzero(drawn.indices == one.place).flatten()
+        if len(own) and (len(drawn.indices) < 2 or self._chance() < self.config.misled_share):
+            return self._misled(drawn, int(own[0]))
         away = (drawn.indices - one.place).abs()
-        fewest = float(torch.rand((), generator=self.generator)) ** 2 * 8
+        fewest = self._chance() ** 2 * 8
         use = (away > fewest) & (away > 0)
         return taught.expected_outlines(drawn, one.place, use)
+
+    def _misled(self, drawn: taught.Drawn, own: int) -> Tensor:
+        """A slice's own outlines (T, R, H, W) as if they came from others: moved, bent, resized.
+
+        How far away those are is drawn up to half the widest gap, so that training sees what use
+        will see.
+        """
+        gaps = drawn.indices.diff()
+        half = float(gaps.max()) / 2 if len(gaps) else 2 * taught.FADES_OVER
+        away = 1 + max(0.0, half - 1) * self._chance()
+        # further away than its own size an object isn't expected anywhere
+        inside = float(drawn.outlines[own].max()) * taught.REACH
+        error = min(self.config.drift * away, max(0.5, MOST_DRIFT * inside))
+        terms, height, width = drawn.outlines.shape[1:]
+        out = torch.zeros(terms, REFERENCE_CHANNELS, height, width)
+        coarse = error * self._normal(2, 1, 3, 3) + error * self._normal(2, 1, 1, 1)
+        bends = F.interpolate(coarse, (height, width), mode="bicubic")[:, 0]
+        rows = torch.arange(height)[:, None] + bends[0]
+        columns = torch.arange(width)[None, :] + bends[1]
+        grid = torch.stack([(columns + 0.5) * 2 / width - 1, (rows + 0.5) * 2 / height - 1], -1)
+        outlines = F.grid_sample(
+            drawn.outlines[own].float()[None], grid[None], padding_mode="border",
+            align_corners=False,
+        )[0]  # fmt: skip
+        thicker = 0.5 * error / taught.REACH * self._normal(terms, 1, 1)
+        known = drawn.is_known[own][:, None, None]
+        out[:, 0] = (outlines + thicker).clamp(-1, 1) * known
+        out[:, 1] = taught.nearness(away) * known
+        return out
 
     def _bent(self, channels: Tensor) -> Tensor:
         """Turn, scale, bend and cut samples (B, C, H, W) in the same way in all channels."""
@@ -293,6 +514,9 @@ class _Sampler:
         # sizes in pixels, so that turning keeps angles on samples that are not square
         half = torch.tensor(self.padded[::-1], dtype=torch.float32) / 2
         turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1)
+        if self.lesson.is_mirrored:
+            sides = torch.where(torch.rand(count, 2, generator=self.generator) < 0.5, -1.0, 1.0)
+            size = size * sides
         matrix = turn.view(count, 2, 2) * size[:, None] * (crop * half) / half[:, None]
         grid = F.affine_grid(
             torch.cat([matrix, shift[..., None]], 2), [count, 1, *self.shape], align_corners=False
@@ -323,10 +547,33 @@ class _Sampler:
         image = image.clamp(0, 2) ** gamma * gain + 0.4 * config.contrast * draw(count, 1, 1, 1)
         strength = torch.rand(count, 1, 1, 1, generator=self.generator) * config.noise
         image = image + strength * draw(*image.shape)
-        return torch.cat([image, places + config.shift * draw(count, 3, 1, 1), rest], 1)
+        return torch.cat([image, places + self.shift * draw(count, 3, 1, 1), rest], 1)
+
+    def _chance(self) -> float:
+        return float(torch.rand((), generator=self.generator))
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator)
+
+
+def start_from_base(
+    network: LessonNetwork, examples: Sequence[Example], slices: Sequence[Slice]
+) -> None:
+    """Let the base's own answer count as much as it is right on corrected slices: by its Dice."""
+    terms = len(network.config.terms)
+    both, total = torch.zeros(terms), torch.zeros(terms)
+    for one in slices:
+        example = examples[one.example]
+        truth, weight = (
+            taught.slice_values(v, one.plane, one.place).float()
+            for v in (example.truth, example.weight)
+        )
+        mask = (taught.slice_base(example.scene, one.plane, one.place) > 0).float()
+        both += 2 * (mask * truth * weight).sum((1, 2))
+        total += ((mask + truth) * weight).sum((1, 2))
+    with torch.no_grad():
+        right = torch.where(total > 0, both / total.clamp_min(1), 1.0)
+        network.trust.mul_(right.to(network.trust.device))
 
 
 def new_lesson(config: LessonConfig, seed: int) -> Lesson:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from segone_napari.data import formats
+from segone_napari.data.resample import working_grid
+from segone_napari.models.learnt import Lesson, LessonConfig
 from segone_napari.project import ImageRef, Project
+from segone_napari.systems import lessons as taught
+from segone_napari.training.lessons import Example, new_lesson
 from segone_napari.volume import Volume
 
 SHAPE = (30, 34, 20)
@@ -47,6 +52,35 @@ def correct(
     path, mask = save(folder, seed)
     ref = ImageRef.of(formats.read(path), path)
     project.add_correction(TERM, ref, mask, axis=2, slices=slices, synonyms=("azure stone",))
+
+
+def example(seed: int, slices: tuple[int, ...]) -> Example:
+    """A phantom with some corrected slices, as a lesson learns from it."""
+    image, mask = phantom(seed)
+    grid = working_grid(image.grid, 1.0)
+    x, y, z = (slice(0, n) for n in grid.shape)
+    weight = torch.zeros(1, *grid.shape, dtype=torch.float16)
+    weight[..., list(slices)] = 1
+    truth = torch.from_numpy(mask.astype(np.float16)) * weight
+    i, j, k = (torch.zeros(n) for n in grid.shape)
+    scene = taught.Scene(
+        grid,
+        (x, y, z),
+        taught.normalised(torch.from_numpy(image.data)),
+        torch.zeros(0, *grid.shape, dtype=torch.float16),
+        torch.zeros(1, *grid.shape, dtype=torch.float16),
+        (i, j, k),
+    )
+    drawn = {"axial": taught.drawn_slices(truth > 0.5, weight > 0, "axial")}
+    return Example(scene, truth, weight, drawn, "somebody")
+
+
+def lesson() -> Lesson:
+    """An untrained lesson on the phantoms' term."""
+    config = LessonConfig(
+        (TERM,), (False,), (), ("axial",), 1.0, in_head=False, box_mm=((-99, 99),) * 3
+    )
+    return new_lesson(config, 0)
 
 
 def dice(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:

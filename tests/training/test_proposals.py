@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from segone_napari.data.resample import working_grid
-from segone_napari.models.learnt import LessonConfig
 from segone_napari.models.teacher import Proposal
 from segone_napari.runtime import BadCheckpoint
 from segone_napari.systems import lessons as taught
 from segone_napari.training import proposals
-from segone_napari.training.lessons import Example, Slice, new_lesson
+from segone_napari.training.lessons import Example, Slice
 from segone_napari.training.proposals import TrustConfig, load_teacher, propose
 from tests.training import phantoms
 
@@ -40,36 +38,17 @@ class ByBrightness:
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Example:
     """A phantom with one corrected slice, and a student whose mask is a little too small."""
-    image, mask = phantoms.phantom(0)
-    grid = working_grid(image.grid, 1.0)
-    box = tuple(slice(0, n) for n in grid.shape)
-    truth = torch.from_numpy(mask.astype(np.float16))[None]
-    weight = torch.zeros_like(truth)
-    weight[..., CORRECTED] = 1
-    places = tuple(torch.zeros(n) for n in grid.shape)
-    scene = taught.Scene(
-        grid,
-        box,
-        taught.normalised(torch.from_numpy(image.data)),
-        torch.zeros(0, *grid.shape, dtype=torch.float16),
-        torch.zeros(1, *grid.shape, dtype=torch.float16),
-        places,
-    )
-    student = torch.from_numpy(mask[None]).float()
+    made = phantoms.example(0, (CORRECTED,))
+    student = torch.from_numpy(phantoms.phantom(0)[1][None]).float()
     student[:, :9] = 0
     monkeypatch.setattr(taught, "look", lambda *_: student)
-    known_only = truth * weight
-    drawn = {"axial": taught.drawn_slices(known_only > 0.5, weight > 0, "axial")}
-    return Example(scene, known_only, weight, drawn, "somebody")
+    return made
 
 
 @pytest.fixture
 def lesson():
     """An untrained lesson on the phantom's term."""
-    config = LessonConfig(
-        (phantoms.TERM,), (False,), (), ("axial",), 1.0, in_head=False, box_mm=((-99, 99),) * 3
-    )
-    return new_lesson(config, 0)
+    return phantoms.lesson()
 
 
 KEPT = [Slice(0, "axial", CORRECTED)]
