@@ -180,6 +180,10 @@ def test_row_s_millilitres_follow_the_brush(qtbot, with_balls) -> None:
     assert "corrected" in text
 
 
+def is_shown(viewer, name: str) -> bool:
+    return name in viewer.layers and viewer.layers[name].visible
+
+
 def test_accepted_row_is_locked_until_it_is_a_draft_again(qtbot, with_balls) -> None:
     viewer, widget = with_balls
     layer = viewer.layers["left ball"]
@@ -199,7 +203,7 @@ def test_accepted_row_is_locked_until_it_is_a_draft_again(qtbot, with_balls) -> 
     viewer.layers.remove(layer)
     assert "accepted" in row_text(rows(widget)[0])
     click(qtbot, rows(widget)[0], QWidget, "show")
-    qtbot.waitUntil(lambda: "left ball" in viewer.layers, timeout=30_000)
+    qtbot.waitUntil(lambda: is_shown(viewer, "left ball"), timeout=30_000)
     np.testing.assert_array_equal(viewer.layers["left ball"].data, before)
     # 3. Unlocked by the key, it can be painted on.
     control = Qt.KeyboardModifier.ControlModifier

@@ -507,7 +507,11 @@ def test_new_term_is_outlined_by_hand_taught_and_then_asked_for_by_its_synonym(
     ask_and_wait(qtbot, widget, "azure stone")
     (row,) = rows(widget)
     child(row, QLabel, "note").linkActivated.emit("segone:draw")
-    qtbot.waitUntil(lambda: "azure stone" in viewer.layers, timeout=PATIENCE_MS)
+    layers = viewer.layers
+    qtbot.waitUntil(
+        lambda: "azure stone" in layers and layers.selection.active is layers["azure stone"],
+        timeout=PATIENCE_MS,
+    )
     viewer.dims.set_point(0, -3)
     paint_two_slices(qtbot, viewer, widget, "azure stone")
     open_section(qtbot, widget)
