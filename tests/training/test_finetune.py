@@ -59,7 +59,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(folder / "project")
     for seed in range(4):
         phantoms.correct(project, folder, seed)
-    finetune(project, replace(QUICK, steps=80))
+    finetune(project, replace(QUICK, steps=240))
     return project
 
 
