@@ -16,10 +16,10 @@ on real T1 scans (one view, edges sharpened as always). A run that was interrupt
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,13 +125,13 @@ def _cost(folder: Path) -> tuple[int, float, float]:
     with FlopCounterMode(display=False) as counter:
         model.features(slabs)
     best = min(_timed(lambda: model.features(slabs)) for _ in range(5))
-    size = sum(p.numel() for p in itertools.chain(network.parameters()))
+    size = sum(p.numel() for p in network.parameters())
     return size, counter.get_total_flops() / 2 / len(slabs), best / len(slabs) * 1000
 
 
-def _timed(call: object) -> float:
+def _timed(call: Callable[[], object]) -> float:
     started = time.process_time()
-    call()  # type: ignore[operator]
+    call()
     return time.process_time() - started
 
 

@@ -18,11 +18,12 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QPushButton,
     QScrollArea,
     QVBoxLayout,
     QWidget,
 )
+
+from segone_napari.gui.controls import push, wrapped
 
 USE = ("Use it", "Answer with the new version from now on; any earlier one can be brought back")
 KEEP = ("Keep the old one", "Throw the new version away; your corrections stay")
@@ -216,18 +217,18 @@ class CardWindow(QDialog):
         inside.setObjectName("card_inside")
         column = QVBoxLayout(inside)
         column.setSpacing(10)
-        title = _text("card_title", f"{card.verdict.sign}  {card.verdict.title}")
+        title = wrapped("card_title", f"{card.verdict.sign}  {card.verdict.title}")
         column.addWidget(title)
-        column.addWidget(_text("card_words", card.verdict.words))
+        column.addWidget(wrapped("card_words", card.verdict.words))
         if card.lines:
             column.addWidget(_table(card.lines))
         for number, fact in enumerate(card.facts, start=1):
-            column.addWidget(_text(f"card_fact_{number}", fact))
+            column.addWidget(wrapped(f"card_fact_{number}", fact))
         for number, remark in enumerate(card.remarks, start=1):
-            column.addWidget(_text(f"card_remark_{number}", f"⚠ {remark}"))
+            column.addWidget(wrapped(f"card_remark_{number}", f"⚠ {remark}"))
         if card.pictures:
             words = "Where most changed. Left: your outline · middle: before · right: now"
-            column.addWidget(_text("card_pictures", words))
+            column.addWidget(wrapped("card_pictures", words))
         for number, path in enumerate(card.pictures, start=1):
             column.addWidget(_picture(number, path))
         column.addStretch(1)
@@ -248,18 +249,12 @@ class CardWindow(QDialog):
         row.setContentsMargins(10, 0, 10, 0)
         row.addStretch(1)
         for name, (title, hint), is_used in (("card_use", USE, True), ("card_keep", KEEP, False)):
-            button = QPushButton(title)
-            button.setObjectName(name)
-            button.setToolTip(hint)
-            button.setAccessibleName(title)
+            button = push(name, title, hint)
             button.setProperty("wanted", is_used == (card.verdict.kind == "better"))
-            button.setAutoDefault(False)  # so that Enter decides nothing by accident
             button.clicked.connect(lambda _=False, is_used=is_used: self._decide(is_used))
             row.addWidget(button)
-        later = QPushButton("Decide later")
-        later.setObjectName("card_later")
-        later.setToolTip("Close this window; nothing is changed   (Esc)")
-        later.setAutoDefault(False)
+        hint = "Close this window; nothing is changed   (Esc)"
+        later = push("card_later", "Decide later", hint)
         later.clicked.connect(self.close)
         row.addWidget(later)
         return row
@@ -303,11 +298,4 @@ def _picture(number: int, path: Path) -> QLabel:
         smooth = Qt.TransformationMode.SmoothTransformation
         pixmap = pixmap.scaledToWidth(PICTURE_PX, smooth)
     label.setPixmap(pixmap)
-    return label
-
-
-def _text(name: str, words: str) -> QLabel:
-    label = QLabel(words)
-    label.setObjectName(name)
-    label.setWordWrap(True)
     return label

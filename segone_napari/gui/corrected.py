@@ -24,7 +24,6 @@ from segone_napari.project import (
     Row,
     merge_corrections,
 )
-from segone_napari.project.values import BY_HAND
 from segone_napari.runtime import BadInput
 
 _NUMBERED = re.compile(r" \(\d+\)$")  # a second mask of the same structure, opened from a file
@@ -154,14 +153,10 @@ def slices_by_hand(history: EditHistory, row_id: int, first_axis: int) -> dict[i
     A stroke lies across the axis along which it is thinnest. Where that is several axes, such as
     of a straight line, it is taken as the other strokes are.
     """
-    strokes = []
-    for edit in history.newest_edits(row_id):
-        if edit.kind == "result":
-            break
-        if edit.kind in BY_HAND:
-            part = next(part for part in edit.parts if part.row_id == row_id)
-            voxels = np.unravel_index(part.delta().indices(), history.shape)
-            strokes.append([set(np.unique(along).tolist()) for along in voxels])
+    strokes = [
+        [set(np.unique(along).tolist()) for along in voxels]
+        for voxels in history.changed_since_result(row_id)
+    ]
     thinnest = [
         [axis for axis in range(3) if len(stroke[axis]) == min(map(len, stroke))]
         for stroke in strokes

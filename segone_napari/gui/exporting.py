@@ -33,6 +33,7 @@ from segone_napari.exports.content import Content, Segment, labels_of
 from segone_napari.exports.dicom_series import files_of
 from segone_napari.exports.registry import FORMATS, Format
 from segone_napari.gui import garbage
+from segone_napari.gui.controls import push
 from segone_napari.gui.imagework import ImageWork
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.preferences import Preferences
@@ -334,11 +335,7 @@ def _check(name: str, title: str, is_checked: bool) -> QCheckBox:
 
 
 def _push(name: str, title: str, hint: str, action: Callable[[], Any]) -> QPushButton:
-    button = QPushButton(title)
-    button.setObjectName(name)
-    button.setAccessibleName(title)
-    button.setToolTip(hint)
-    button.setAutoDefault(False)
+    button = push(name, title, hint)
     button.clicked.connect(lambda _=False: action())
     return button
 

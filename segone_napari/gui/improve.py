@@ -18,7 +18,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QProgressBar,
-    QPushButton,
     QScrollArea,
     QSizePolicy,
     QSpinBox,
@@ -28,6 +27,7 @@ from qtpy.QtWidgets import (
 )
 
 from segone_napari.gui.card import KEEP, USE, Card
+from segone_napari.gui.controls import push, wrapped
 from segone_napari.gui.corrected import Lore, in_full, in_short, in_words
 from segone_napari.gui.panels import ShortLabel
 
@@ -165,10 +165,10 @@ class ImprovePanel(QWidget):
         self._short = ShortLabel("improve_short")
         self._short.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self._short_training = ""
-        self._news = _label("improve_news")
+        self._news = wrapped("improve_news")
         self._news.hide()
-        self._what = _label("improve_what")
-        self._train = _push("train", "Train on my corrections", "")
+        self._what = wrapped("improve_what")
+        self._train = push("train", "Train on my corrections", "")
         self._train.clicked.connect(lambda: self.train.emit(self._minutes.value()))
         self._minutes: QSpinBox = QSpinBox()
         self._minutes.setObjectName("training_minutes")
@@ -180,24 +180,24 @@ class ImprovePanel(QWidget):
         self._minutes.setRange(1, MOST_MINUTES)
         self._minutes.setSuffix(" min")
         self._minutes.setValue(minutes)
-        self._stage: QLabel = _label("training_stage")
+        self._stage: QLabel = wrapped("training_stage")
         self._progress: QProgressBar = QProgressBar()
         self._progress.setObjectName("training_progress")
         self._progress.setAccessibleName("How far the training is")
-        self._cancel = _push("training_cancel", "Cancel", "Stop training; the version in use stays")
+        self._cancel = push("training_cancel", "Cancel", "Stop training; the version in use stays")
         self._cancel.setAccessibleName("Cancel the training")
         self._cancel.clicked.connect(self.cancel)
-        self._title = _label("verdict")
-        self._words = _label("verdict_words")
-        self._use = _push("use_version", *USE)
+        self._title = wrapped("verdict")
+        self._words = wrapped("verdict_words")
+        self._use = push("use_version", *USE)
         self._use.clicked.connect(lambda: self.decided.emit(True))
-        self._keep = _push("keep_version", *KEEP)
+        self._keep = push("keep_version", *KEEP)
         self._keep.clicked.connect(lambda: self.decided.emit(False))
-        self._look = _push("look_at_card", "Look…", "All that was measured, with pictures")
+        self._look = push("look_at_card", "Look…", "All that was measured, with pictures")
         self._look.setAccessibleName("Look at what was measured, with pictures")
         self._look.clicked.connect(self.look_at_card)
         self._version = ShortLabel("version_in_use")
-        self._versions = _push("versions", "Versions…", "Go back to any version; export or import")
+        self._versions = push("versions", "Versions…", "Go back to any version; export or import")
         self._versions.setAccessibleName("Versions of the model")
         self._versions.clicked.connect(self.versions_wanted)
 
@@ -334,18 +334,3 @@ def _column(widget: QWidget) -> QVBoxLayout:
     column.setContentsMargins(0, 0, 0, 0)
     column.setSpacing(4)
     return column
-
-
-def _label(name: str) -> QLabel:
-    label = QLabel()
-    label.setObjectName(name)
-    label.setWordWrap(True)
-    return label
-
-
-def _push(name: str, title: str, hint: str) -> QPushButton:
-    button = QPushButton(title)
-    button.setObjectName(name)
-    button.setToolTip(hint)
-    button.setAccessibleName(title)
-    return button

@@ -18,14 +18,15 @@ from qtpy.QtWidgets import QWidget
 
 from segone_napari.gui import trainings
 from segone_napari.gui.card import Card, CardWindow
+from segone_napari.gui.controls import left_in_words
 from segone_napari.gui.corrected import Counter, Lore, Source
 from segone_napari.gui.improve import MOST_MINUTES, ImprovePanel
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.preferences import Preferences
 from segone_napari.gui.trainings import Ended
+from segone_napari.gui.troubles import as_sentence
 from segone_napari.gui.versions import VersionsWindow, read_versions
 from segone_napari.project.versions import Versions
-from segone_napari.runtime import SegOneError
 from segone_napari.training.jobs import LAST_EVENTS, Event, JobOptions, TrainingJob
 
 COUNT_AFTER_MS = 600
@@ -192,7 +193,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         QTimer.singleShot(KILL_AFTER_MS, kill)
 
     def _on_not_started(self, error: Exception) -> None:
-        self._finish(Ended(words=_in_words(error), is_problem=True))
+        self._finish(Ended(words=as_sentence(error), is_problem=True))
 
     def _ask(self) -> None:
         job = self._job
@@ -226,7 +227,9 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
     def _show_progress(self, event: Event) -> None:
         stage = str(event["stage"])
         left = event.get("seconds_left")
-        self.panel.show_training(stage[:1].upper() + stage[1:], float(event["share"]), _left(left))
+        self.panel.show_training(
+            stage[:1].upper() + stage[1:], float(event["share"]), left_in_words(left)
+        )
 
     def _finish(self, ended: Ended) -> None:
         """Show what came of a training."""
@@ -274,7 +277,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         if (self._folder / "checkpoints" / str(card.version)).is_dir():
             self._card = card
             self.panel.show_card(card)
-        self.panel.say(_in_words(error), is_problem=True)
+        self.panel.say(as_sentence(error), is_problem=True)
         self.failed.emit(error)
 
     def _show_card(self) -> None:
@@ -339,7 +342,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
 
     def _on_version_trouble(self, error: Exception) -> None:
         for window in self._versions_windows():
-            window.say(f"⚠ {_in_words(error)}")
+            window.say(f"⚠ {as_sentence(error)}")
         self.failed.emit(error)
 
     def _take_over(self, standing: trainings.Standing, words: str) -> None:
@@ -374,7 +377,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         self.told.emit(words)
 
     def _on_problem(self, error: Exception) -> None:
-        self.panel.say(_in_words(error), is_problem=True)
+        self.panel.say(as_sentence(error), is_problem=True)
 
 
 # --- small things -------------------------------------------------------------------------------
@@ -389,18 +392,6 @@ def _as_words(synonyms: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """By term, what was typed between commas."""
     split = {term: [word.strip() for word in text.split(",")] for term, text in synonyms.items()}
     return {term: tuple(filter(None, words)) for term, words in split.items() if any(words)}
-
-
-def _left(seconds: float | None) -> str:
-    if seconds is None or seconds < 1:
-        return ""
-    return f" · {seconds:.0f} s left" if seconds < 90 else f" · {seconds / 60:.0f} min left"
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, SegOneError):
-        return str(error)
-    return f"Something unexpected went wrong: {type(error).__name__}: {error}"
 
 
 def _open_alone(window: QWidget, parent: QWidget) -> None:

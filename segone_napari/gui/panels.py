@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QFlowLayout
 
+from segone_napari.gui.controls import push
 from segone_napari.gui.shortcuts import tooltip
 
 _Button = TypeVar("_Button", bound=QAbstractButton)
@@ -117,8 +118,8 @@ class FixPanel(QWidget):
         super().__init__(parent)
         self.setObjectName("fix")
         self._target = ShortLabel("fix_target")
-        self._undo = _push("undo", "Undo", "")
-        self._redo = _push("redo", "Redo", "")
+        self._undo = push("undo", "Undo", "")
+        self._redo = push("redo", "Redo", "")
         self._undo.clicked.connect(self.undo)
         self._redo.clicked.connect(self.redo)
         self._tools = {
@@ -126,20 +127,20 @@ class FixPanel(QWidget):
             for mode, (title, _) in TOOLS.items()
         }
         self._click_tools = {
-            tool: self._checkable(_push(tool, title, ""), self.click_tool_chosen, tool)
+            tool: self._checkable(push(tool, title, ""), self.click_tool_chosen, tool)
             for tool, (title, _) in CLICK_TOOLS.items()
         }
-        self._spread = _push("spread", "Spread", "")
+        self._spread = push("spread", "Spread", "")
         self._spread.clicked.connect(self.spread)
-        self._interpolate = _push("interpolate", "Interpolate", "")
+        self._interpolate = push("interpolate", "Interpolate", "")
         self._interpolate.clicked.connect(self.interpolate)
         self._what_repairs_do = {name: words for name, (_, words) in repairs.items()}
         self._repairs = {
-            name: _push(f"repair_{name}", title, "") for name, (title, _) in repairs.items()
+            name: push(f"repair_{name}", title, "") for name, (title, _) in repairs.items()
         }
         for name, button in self._repairs.items():
             button.clicked.connect(lambda _=False, n=name: self.repair_chosen.emit(n))
-        self._more = _push("sam2_model", "⋯", "Choose the SAM2 that clicks, boxes and Spread ask")
+        self._more = push("sam2_model", "⋯", "Choose the SAM2 that clicks, boxes and Spread ask")
         self._more.setAccessibleName("Choose the SAM2 model")
         self._more.clicked.connect(self.teacher_wanted)
         self._preview = PreviewBar()
@@ -248,8 +249,8 @@ class PreviewBar(QFrame):
         self._words = QLabel()
         self._words.setObjectName("preview_words")
         self._words.setWordWrap(True)
-        self._take = _push("preview_take", "Take ⏎", tooltip("Take the outline", "take"))
-        self._drop = _push("preview_drop", "Drop", tooltip("Drop it: nothing changes", "drop"))
+        self._take = push("preview_take", "Take ⏎", tooltip("Take the outline", "take"))
+        self._drop = push("preview_drop", "Drop", tooltip("Drop it: nothing changes", "drop"))
         self._take.setAccessibleName("Take the outline")
         self._drop.setAccessibleName("Drop the outline")
         self._take.clicked.connect(self.taken)
@@ -287,7 +288,7 @@ class ReviewPanel(QWidget):
         self._show.setObjectName("uncertainty")
         self._show.setAccessibleName("Show the uncertainty")
         self._show.clicked.connect(self.doubt_shown)
-        self._next = _push("next_doubtful", "Next doubtful slice  N", "")
+        self._next = push("next_doubtful", "Next doubtful slice  N", "")
         self._next.setAccessibleName("Next doubtful slice")
         self._next.clicked.connect(self.next_doubtful)
         row = QHBoxLayout(self)
@@ -346,14 +347,6 @@ def _flow(widgets: Sequence[QWidget]) -> QWidget:
     for widget in widgets:
         flow.addWidget(widget)
     return place
-
-
-def _push(name: str, title: str, hint: str) -> QPushButton:
-    button = QPushButton(title)
-    button.setObjectName(name)
-    button.setToolTip(hint)
-    button.setAccessibleName(title)
-    return button
 
 
 def _icon_button(name: str, title: str, hint: str) -> QToolButton:

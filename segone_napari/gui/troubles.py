@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segone_napari.gui.layers import LayerImage
-from segone_napari.runtime import BadInput
+from segone_napari.runtime import BadInput, SegOneError
 
 
 def gpu_trouble(error: Exception) -> str | None:
@@ -14,6 +14,13 @@ def gpu_trouble(error: Exception) -> str | None:
         return None
     what = "is full" if "out of memory" in words.lower() else "stopped answering"
     return f"The GPU {what}, so SegOne now works on the CPU: the masks are as good, but slower"
+
+
+def as_sentence(error: Exception) -> str:
+    """What to show of an error: its own words, if they were written for a person."""
+    if isinstance(error, SegOneError):
+        return str(error)
+    return f"Something unexpected went wrong: {type(error).__name__}: {error}"
 
 
 def in_words(error: Exception, image: LayerImage) -> Exception:

@@ -20,12 +20,12 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QPushButton,
     QScrollArea,
     QVBoxLayout,
     QWidget,
 )
 
+from segone_napari.gui.controls import push
 from segone_napari.project.versions import Version, Versions
 from segone_napari.runtime import SegOneError
 
@@ -58,11 +58,6 @@ class ShownVersion:
 def read_versions(folder: Path) -> tuple[ShownVersion, ...]:
     """The versions of a project, the newest first, the package's own last."""
     return tuple(_shown(version) for version in reversed(Versions(folder).all()))
-
-
-def version_in_use(folder: Path) -> int:
-    """The number of the version that answers."""
-    return Versions(folder).used()
 
 
 def _shown(version: Version) -> ShownVersion:
@@ -132,9 +127,9 @@ class VersionsWindow(QDialog):
         self._words = QLabel("Reading …")
         self._words.setObjectName("versions_words")
         self._words.setWordWrap(True)
-        take_in = _push("versions_import", "Import…", "Take in a version that was exported (.zip)")
+        take_in = push("versions_import", "Import…", "Take in a version that was exported (.zip)")
         take_in.clicked.connect(self._import)
-        close = _push("versions_close", "Close", "Close this window   (Esc)")
+        close = push("versions_close", "Close", "Close this window   (Esc)")
         close.clicked.connect(self.close)
         buttons = QHBoxLayout()
         buttons.addWidget(take_in)
@@ -179,7 +174,7 @@ class VersionsWindow(QDialog):
         grid.addWidget(words, 1, 0, 1, 3)
         grid.setColumnStretch(0, 1)
         if version.number:
-            export = _push(f"export_version_{version.number}", "Export…", "Write it into a file")
+            export = push(f"export_version_{version.number}", "Export…", "Write it into a file")
             export.setAccessibleName(f"Export {version.name}")
             export.clicked.connect(lambda _=False: self._export(version.number))
             grid.addWidget(export, 0, 1)
@@ -188,7 +183,7 @@ class VersionsWindow(QDialog):
             used.setObjectName("version_used")
             grid.addWidget(used, 0, 2)
         else:
-            use = _push(f"use_version_{version.number}", "Use it", "Answer with it from now on")
+            use = push(f"use_version_{version.number}", "Use it", "Answer with it from now on")
             use.setAccessibleName(f"Use {version.name}")
             use.clicked.connect(lambda _=False: self.chosen.emit(version.number))
             grid.addWidget(use, 0, 2)
@@ -211,12 +206,3 @@ class VersionsWindow(QDialog):
         path, _ = QFileDialog.getOpenFileName(self, "Import a version", "", "Versions (*.zip)")
         if path:
             self.imported.emit(Path(path))
-
-
-def _push(name: str, title: str, hint: str) -> QPushButton:
-    button = QPushButton(title)
-    button.setObjectName(name)
-    button.setToolTip(hint)
-    button.setAccessibleName(title)
-    button.setAutoDefault(False)
-    return button

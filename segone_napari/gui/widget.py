@@ -37,6 +37,7 @@ from segone_napari.config import PRESETS, SegmentOptions, help_of
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.gui import cases, garbage, incoming, layers, room, style
 from segone_napari.gui.cheatsheet import CheatSheet
+from segone_napari.gui.controls import left_in_words
 from segone_napari.gui.corrected import Source
 from segone_napari.gui.correcting import Correcting
 from segone_napari.gui.doubt import Doubt, doubt_of
@@ -55,6 +56,7 @@ from segone_napari.gui.sam2 import LoadTeacher, load_teacher
 from segone_napari.gui.saving import Saver
 from segone_napari.gui.shortcuts import Bindings, tooltip
 from segone_napari.gui.teacherchoice import TeacherChoice
+from segone_napari.gui.troubles import as_sentence
 from segone_napari.gui.turns import Turns
 from segone_napari.gui.workers import Engine, Request, Segmenter
 from segone_napari.project import Case, ImageRef, NotSaved
@@ -815,9 +817,8 @@ class SegOneWidget(QWidget):
         self._tell_error(error)
 
     def _tell_error(self, error: Exception) -> None:
-        words = str(error)
+        words = as_sentence(error)
         if not isinstance(error, SegOneError):
-            words = f"Something unexpected went wrong: {type(error).__name__}: {error}"
             logging.getLogger(__name__).error(words, exc_info=error)
         show_error(words)
         self._status.setText(words)
@@ -1163,10 +1164,7 @@ def time_left(first: tuple[float, int], now: float, done: int, total: int) -> st
     started_s, at = first
     if done <= at or now - started_s < 0.3:
         return ""
-    left_s = (now - started_s) / (done - at) * (total - done)
-    if left_s < 1:
-        return ""
-    return f" · {left_s:.0f} s left" if left_s < 90 else f" · {left_s / 60:.0f} min left"
+    return left_in_words((now - started_s) / (done - at) * (total - done))
 
 
 def _name(widget: QWidget, name: str, accessible: str, tooltip: str) -> None:

@@ -2,9 +2,8 @@
 
 Two witnesses say where the object is in the next slice, each told its mask in the slice before: the
 teacher, and the brightness near that mask's border. Their mean is the next mask. Where they
-disagree, or the mask is no longer like the one at the start, it ends. On scans whose anatomy is
-known, the teacher alone, which is always sure of itself, kept half of the object and went on for 17
-slices beyond its end; with both, five slices keep a Dice of 0.86 and none lies beyond the end.
+disagree, or the mask is no longer like the one at the start, it ends: the teacher alone is always
+sure of itself, and goes on far beyond the object's end.
 
 Knows nothing of structures, files or windows.
 """

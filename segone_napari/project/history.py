@@ -192,15 +192,24 @@ class EditHistory:
         ----------
         kinds : the kinds of edits that count.
         """
-        shape = self._work.shape
         slices: set[int] = set()
+        for places in self.changed_since_result(row_id, kinds):
+            slices.update(places[axis].tolist())
+        return tuple(sorted(slices))
+
+    def changed_since_result(
+        self, row_id: int, kinds: Collection[Kind] = BY_HAND
+    ) -> Iterator[tuple[NDArray[np.intp], ...]]:
+        """Of each edit since a row's last result, the newest first: the voxels that it changed.
+
+        Yields three arrays, of voxels (i, j, k).
+        """
         for edit in self.newest_edits(row_id):
             if edit.kind == "result":
-                break
+                return
             if edit.kind in kinds:
                 part = next(part for part in edit.parts if part.row_id == row_id)
-                slices.update(np.unravel_index(part.delta().indices(), shape)[axis].tolist())
-        return tuple(sorted(slices))
+                yield np.unravel_index(part.delta().indices(), self._work.shape)
 
     # Edits ---------------------------------------------------------------------------------
 

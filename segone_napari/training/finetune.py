@@ -63,7 +63,6 @@ from segone_napari.training.lessons import (
 )
 from segone_napari.volume import Volume
 
-FEWEST_KNOWN = 1
 LARGEST_SIDE = 160
 """A lesson's box has at most about so many pixels along an axis; larger ones get coarser pixels."""
 LEAST_MARGIN = 12

@@ -37,7 +37,6 @@ from segone_napari.runtime import BadInput
 
 Event = dict[str, Any]
 LAST_EVENTS = ("done", "failed", "cancelled")
-CANCEL_WAIT_S = 20.0
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from segone_napari.data.synthetic import (
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.models.checkpoint import replace_folder, restore_folder
 from segone_napari.runtime import BadInput, has_fast_bfloat16, keep_freed_memory
+from segone_napari.training.bookmarks import packed_optimizer, unpack_optimizer
 from segone_napari.training.optimizer import MuonAdamW
 
 
@@ -305,8 +306,7 @@ def _save_state(
 ) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
+    tensors |= packed_optimizer(optimizer)
     temporary = run / ".state-new"
     temporary.mkdir(parents=True, exist_ok=True)
     copies = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
@@ -349,9 +349,5 @@ def _load_state(
     model.load_state_dict(part("model."))
     for key, value in part("average.").items():
         average[key].copy_(value)
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        index, name = key.split(".")
-        moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    unpack_optimizer(optimizer, tensors)
     return RunState(**document)

@@ -49,6 +49,13 @@ def row_texts(widget: Any) -> list[str]:
     return [row_text(row) for row in rows(widget)]
 
 
+def choose_row(qtbot: Any, widget: Any, name: str) -> Any:
+    """Click on a row, which goes to its largest slice; returns the row."""
+    row = next(row for row in rows(widget) if name in row_text(row))
+    qtbot.mouseClick(row, Qt.MouseButton.LeftButton)
+    return row
+
+
 def click(qtbot: Any, widget: Any, kind: Any, name: str) -> None:
     button = child(widget, kind, name)
     assert button.isEnabled(), f"{name}: {button.toolTip()}"

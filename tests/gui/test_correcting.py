@@ -14,6 +14,7 @@ from .hands import (
     PATIENCE_MS,
     ask_and_wait,
     child,
+    choose_row,
     click,
     drag,
     press,
@@ -22,13 +23,6 @@ from .hands import (
     rows,
     undo,
 )
-
-
-def choose_row(qtbot, widget, name: str):
-    """Click on a row, which goes to its largest slice; returns the row."""
-    row = next(row for row in rows(widget) if name in row_text(row))
-    qtbot.mouseClick(row, Qt.MouseButton.LeftButton)
-    return row
 
 
 def stroke(qtbot, viewer, layer, offset: int = 0) -> np.ndarray:

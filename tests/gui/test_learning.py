@@ -44,6 +44,7 @@ from .hands import (
     PATIENCE_MS,
     ask_and_wait,
     child,
+    choose_row,
     click,
     drag,
     press,
@@ -144,8 +145,7 @@ def with_strokes(qtbot, open_widget):
 
 
 def paint_two_slices(qtbot, viewer, widget, name: str) -> None:
-    row = next(row for row in rows(widget) if name in row_text(row))
-    qtbot.mouseClick(row, Qt.MouseButton.LeftButton)
+    choose_row(qtbot, widget, name)
     click(qtbot, widget, QToolButton, "tool_paint")
     layer = viewer.layers[name]
     layer.brush_size = 3
