@@ -9,7 +9,6 @@ A training's outcome is told once: what was decided, or told, is noted beside it
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -123,9 +122,9 @@ def outcome(folder: Path, last: Event, *, is_cancelled: bool) -> Ended:
         number = int(last["version"])
         is_open = number in Versions(folder).numbers() and not last["used"]
         if is_open and not is_cancelled:
-            return Ended(read_card(number, last["card"], _pictures(folder, number)))
+            return Ended(read_card(number, last["card"], Versions(folder).pictures_of(number)))
         if is_open:
-            _throw_away(folder, number)
+            Versions(folder).remove(number)
     _settle(folder)
     if last["event"] == "done" and not is_cancelled:
         return Ended(words=f"A training has ended; version {number} was decided on elsewhere.")
@@ -156,15 +155,9 @@ def accept(folder: Path, number: int) -> Standing:
 
 def reject(folder: Path, number: int) -> Standing:
     """Throw a version away that waited for a decision. Raises as `Versions.remove`."""
-    _throw_away(folder, number)
+    Versions(folder).remove(number)
     _settle(folder)
     return standing_of(folder)
-
-
-def _throw_away(folder: Path, number: int) -> None:
-    """Remove a version; its number may be given again, and so its pictures go as well."""
-    Versions(folder).remove(number)
-    shutil.rmtree(_pictures(folder, number), ignore_errors=True)
 
 
 def go_to(folder: Path, number: int) -> Standing:
@@ -190,10 +183,6 @@ def standing_of(folder: Path) -> Standing:
         with suppress(SegOneError, OSError, ValueError):
             vocabulary = Vocabulary.load(own / "vocabulary.json").brought_up_to_date()
     return Standing(number, tuple(names_to_offer(vocabulary)))
-
-
-def _pictures(folder: Path, number: int) -> Path:
-    return folder / "training" / f"version_{number}"
 
 
 def _settle(folder: Path) -> None:

@@ -4,12 +4,15 @@
 
     PROJECT/checkpoints/1/             a checkpoint, with card.json, card.md and pictures
     PROJECT/checkpoints/in_use.json    which number `segment` uses; 0 is what comes with the package
+    PROJECT/checkpoints/last_number.json   the highest number given so far
+    PROJECT/training/version_N/        pictures of what it changed: of patients, so never exported
 
 Knows nothing of what is inside a checkpoint but its ``card.json``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -23,6 +26,7 @@ from segone_napari.project.journal import sync_folder, why_not_saved, write_whol
 from segone_napari.runtime import BadInput
 
 CARD = "card.json"
+LAST = "last_number.json"
 _ALLOWED = (".json", ".md", ".png", ".safetensors", ".txt")
 """What a version holds; anything else isn't taken from an archive."""
 _MOST_BYTES = 4 << 30
@@ -114,7 +118,7 @@ class Versions:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            number = max([0, *(int(p.name) for p in self.folder.glob("[0-9]*"))]) + 1
+            number = self._last_given() + 1
             while True:
                 try:
                     folder.rename(self.folder / str(number))
@@ -125,19 +129,32 @@ class Versions:
                     number += 1
                 else:
                     break
+            write_whole(self.folder / LAST, json.dumps({"last": number}).encode())
             sync_folder(self.folder)
         except OSError as error:
             raise why_not_saved(self.folder, error) from error
         return number
 
+    def _last_given(self) -> int:
+        """The highest number that any version had, also one that was removed: none comes twice."""
+        there = [int(p.name) for p in self.folder.glob("[0-9]*") if p.name.isdigit()]
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            there.append(int(json.loads((self.folder / LAST).read_bytes())["last"]))
+        return max([0, *there])
+
+    def pictures_of(self, number: int) -> Path:
+        """Where the pictures of what a version changed are, if there are any."""
+        return self.folder.with_name("training") / f"version_{number}"
+
     def remove(self, number: int) -> None:
-        """Throw a version away; if it was in use, the package's own is used."""
+        """Throw a version away, with its pictures; if it was in use, the package's own is used."""
         folder = self.folder_of(number)
         if folder is None:
             raise BadInput("version 0 comes with the package and can't be removed")
         if self.used() == number:
             self.use(0)
         shutil.rmtree(folder)
+        shutil.rmtree(self.pictures_of(number), ignore_errors=True)
 
     def export(self, number: int, archive: Path, *, force: bool = False) -> Path:
         """Write a version into a ``.zip`` file, to import it elsewhere.

@@ -404,8 +404,8 @@ def slice_inputs(scene: Scene, plane: str, index: int, neighbours: int) -> Tenso
     rows, columns, normal = PLANES[plane]
     image = _by_slice(scene.image, plane)  # (N, H, W)
     wanted = range(index - neighbours, index + neighbours + 1)
+    slices = [image[min(max(n, 0), len(image) - 1)] for n in wanted]  # the last one goes on
     nothing = torch.zeros_like(image[0])
-    slices = [image[n] if 0 <= n < len(image) else nothing for n in wanted]
     positions = [nothing, nothing, nothing]
     positions[rows] = scene.places[rows][:, None].expand_as(nothing)
     positions[columns] = scene.places[columns][None, :].expand_as(nothing)

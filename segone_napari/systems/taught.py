@@ -157,7 +157,9 @@ class TaughtSystem(SlicedSystem):
         box, values = self._values(encoded, term)
         confidence = expected_dice(values)
         is_large = np.count_nonzero(values > 0.5) >= FEWEST_VOXELS
-        found = bool(is_large and confidence >= LEAST_CONFIDENCE)
+        told = self._told.get(encoded.image, {}).get(term.canonical)
+        is_drawn = told is not None and bool(told.mask.any())
+        found = is_drawn or bool(is_large and confidence >= LEAST_CONFIDENCE)
         return Result(
             prompt=prompt,
             resolved=term.canonical,

@@ -68,6 +68,8 @@ LARGEST_SIDE = 160
 LEAST_MARGIN = 12
 """Pixels around what was corrected in which a lesson looks for its terms, at least."""
 CONTEXT_CLASSES = 6
+LOOKS_TAKE_S = 1.0
+"""Whoever asks whether a training runs holds its lock for a moment, at most so long."""
 PLANE_OF_NORMAL = {normal: name for name, (_, _, normal) in PLANES.items()}
 
 
@@ -228,7 +230,7 @@ def _finetune(
         promotion.write_card(card, candidate)
         number = versions.add(candidate)
     bookmarks.clear()
-    promotion.write_pictures(held_back, project.folder / "training" / f"version_{number}")
+    promotion.write_pictures(held_back, versions.pictures_of(number))
     is_used = card["better"] if config.promote is None else config.promote
     if is_used:
         versions.use(number)
@@ -839,7 +841,7 @@ class _only_one:
 
     def __enter__(self) -> None:
         try:
-            self.lock.acquire(timeout=0)
+            self.lock.acquire(timeout=LOOKS_TAKE_S)
         except Timeout as error:
             raise BadInput(
                 "another training of this project is running; wait for it or cancel it first"

@@ -11,7 +11,7 @@ How a window uses it::
 The process doesn't end with the window. What it says is kept in ``PROJECT/training/``, so that a
 window that comes later can read it. An event is a dict with the key ``event``:
 
-``started``    ``time``, ``pid``
+``started``    ``time``, ``pid``, ``job``: a word that no other training has
 ``progress``   ``stage``, ``share`` 0 to 1, ``seconds_left`` or None; the first share of
                "learning" is high where it goes on from a training that was killed
 ``done``       ``version``, ``used``, ``card``
@@ -23,10 +23,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,11 @@ from filelock import FileLock, Timeout
 from segone_napari.runtime import BadInput
 
 Event = dict[str, Any]
+JOB_VARIABLE = "SEGONE_JOB"
+"""Tells a process which job it is."""
+PROGRESS = "progress.jsonl"
+KEPT_S = 3600.0
+"""How long what an ended training leaves beside its events may be of use to whoever started it."""
 LAST_EVENTS = ("done", "failed", "cancelled")
 
 
@@ -76,9 +83,10 @@ class JobOptions:
 class TrainingJob:
     """One training of a project, in a process of its own."""
 
-    def __init__(self, project: str | Path, process: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, project: str | Path) -> None:
         self.folder = Path(project).expanduser().absolute() / "training"
-        self._process = process
+        self._process: subprocess.Popen[bytes] | None = None
+        self._name = ""
         self._read = 0
         self._has_ended = False
 
@@ -100,11 +108,10 @@ class TrainingJob:
                 "another training of this project is running; wait for it or cancel it first"
             )
         job = cls(project)
+        job._name = secrets.token_hex(6)
         try:
             job.folder.mkdir(parents=True, exist_ok=True)
-            for name in ("progress.jsonl", "cancel"):
-                (job.folder / name).unlink(missing_ok=True)
-            log = (job.folder / "worker.log").open("wb")
+            log = job._log.open("wb")
         except OSError as error:
             raise why_not_saved(job.folder, error) from error
         command = [sys.executable, "-m", "segone_napari.cli", "finetune", str(job.folder.parent)]
@@ -114,6 +121,7 @@ class TrainingJob:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, JOB_VARIABLE: job._name},
                 # a Ctrl-C for the window is none for the training
                 start_new_session=True,
             )
@@ -134,11 +142,7 @@ class TrainingJob:
     def events(self) -> list[Event]:
         """What has come since the last call. A process that died says so in the end."""
         was_running = self.is_running  # asked first: what it wrote before it ended is then read
-        path = self.folder / "progress.jsonl"
-        data = path.read_bytes()[self._read :] if path.exists() else b""
-        lines = data[: data.rfind(b"\n") + 1]
-        self._read += len(lines)
-        events = [json.loads(line) for line in lines.splitlines()]
+        events = self._new_events()
         self._has_ended |= any(event["event"] in LAST_EVENTS for event in events)
         if not was_running and not self._has_ended:
             self._has_ended = True
@@ -152,10 +156,26 @@ class TrainingJob:
             time.sleep(0.05)
         return self.events()
 
+    def _new_events(self) -> list[Event]:
+        """What was written since the last call, by this training and by no other."""
+        data = _bytes_of(self.folder / PROGRESS)
+        lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+        name = _job_in(lines[0]) if lines else ""
+        if name != self._name:
+            if self._process is not None:
+                return []  # an earlier training's
+            self._name, self._read = name, 0
+        first, self._read = self._read, sum(map(len, lines))
+        return [json.loads(line) for line in data[first : self._read].splitlines()]
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / f"worker-{self._name}.log"
+
     def cancel(self) -> None:
         """Ask it to end, which it does within a step. Returns at once."""
         if self.is_running:
-            (self.folder / "cancel").touch()
+            (self.folder / f"cancel-{self._name or _name_of_running(self.folder)}").touch()
 
     def kill(self) -> None:
         """End it at once, as a crash would. Nothing that was saved is lost."""
@@ -165,8 +185,7 @@ class TrainingJob:
 
     def _last_words(self) -> str:
         code = None if self._process is None else self._process.poll()
-        log = self.folder / "worker.log"
-        said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+        said = _bytes_of(self._log).decode(errors="replace").strip().splitlines()
         own = [line for line in said if line.startswith("segone: ")]
         if own:
             return own[-1].removeprefix("segone: ")
@@ -175,7 +194,24 @@ class TrainingJob:
                 "the training was ended from outside, perhaps for want of memory; the version in "
                 "use stays; train again, and it goes on from there"
             )
-        return f"the training ended without a word; see {log}, then train again"
+        return f"the training ended without a word; see {self._log}, then train again"
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _name_of_running(folder: Path) -> str:
+    """Which job wrote the events of a ``training`` folder; empty where none has begun."""
+    first, end, _ = _bytes_of(folder / PROGRESS).partition(b"\n")
+    return _job_in(first) if end else ""
+
+
+def _job_in(line: bytes) -> str:
+    return str(json.loads(line).get("job", ""))
 
 
 def is_training(project: str | Path) -> bool:
@@ -195,19 +231,27 @@ class Chronicle:
 
     def __init__(self, project: Path, tell: Callable[[Event], None] = lambda event: None) -> None:
         self.folder = project / "training"
+        self.job = os.environ.get(JOB_VARIABLE, "") or secrets.token_hex(6)
         self._tell = tell
+        self._has_begun = False
         self._last = (-1.0, "")
         self._learning_from: tuple[float, float] | None = None
 
     def begin(self) -> None:
-        """Say that it has started."""
-        self.write({"event": "started", "time": time.time(), "pid": os.getpid()})
+        """Say that it has started, once no other training of the project can run."""
+        with suppress(OSError):
+            for old in (*self.folder.glob("worker-*.log"), *self.folder.glob("cancel-*")):
+                if old.stat().st_mtime < time.time() - KEPT_S:
+                    old.unlink()
+            (self.folder / PROGRESS).unlink(missing_ok=True)
+        self._has_begun = True
+        self.write({"event": "started", "time": time.time(), "pid": os.getpid(), "job": self.job})
 
     def progress(self, stage: str, share: float) -> None:
         """Say how far it is; not more often than is of use. Raises `Cancelled` when asked to."""
         from segone_napari.runtime import Cancelled
 
-        if (self.folder / "cancel").exists():
+        if (self.folder / f"cancel-{self.job}").exists():
             raise Cancelled
         if stage == self._last[1] and share - self._last[0] < 0.01:
             return
@@ -229,13 +273,15 @@ class Chronicle:
         return round((time.monotonic() - since) * (1 - share) / (share - first), 1)
 
     def write(self, event: Event) -> None:
-        """Add an event. A disk that is full doesn't end the training: it is only not watched."""
+        """Add an event. A disk that is full doesn't end the training: it is only not watched.
+
+        Before it began the events in the folder are another training's.
+        """
         self._tell(event)
-        try:
-            with (self.folder / "progress.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(event) + "\n")
-        except OSError:
+        if not self._has_begun:
             return
+        with suppress(OSError), (self.folder / PROGRESS).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(event) + "\n")
 
 
 def follow(job: TrainingJob, every_s: float = 0.2) -> Iterator[Event]:

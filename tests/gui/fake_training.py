@@ -63,7 +63,7 @@ def add_version(project: Path, card: dict[str, Any], terms: dict[str, list[str]]
         vocabulary = vocabulary.with_term(term, synonyms)
     vocabulary.save(new / "vocabulary.json")
     number = versions.add(new)
-    pictures = project / "training" / f"version_{number}"
+    pictures = versions.pictures_of(number)
     pictures.mkdir()
     (pictures / "change_1.png").write_bytes(PICTURE)
     return number

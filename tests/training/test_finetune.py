@@ -168,6 +168,16 @@ def test_any_version_can_be_gone_back_to(taught, capsys):
     assert "there are: 0, 1" in capsys.readouterr().err
 
 
+def test_the_number_of_a_removed_version_is_not_given_again(taught, tmp_path):
+    versions = Versions(tmp_path / "project")
+    source = Versions(taught.folder).folder_of(1)
+    assert [versions.import_from(source) for _ in range(2)] == [1, 2]
+    versions.pictures_of(2).mkdir(parents=True)
+    versions.remove(2)
+    assert not versions.pictures_of(2).exists()
+    assert versions.import_from(source) == 3
+
+
 def test_a_version_is_exported_and_works_in_another_project(taught, tmp_path, capsys):
     archive = tmp_path / "pebbles.zip"
     elsewhere = tmp_path / "elsewhere"
@@ -215,8 +225,14 @@ def test_one_voxel_is_learnt_from_without_an_error(tmp_path):
     path, mask = phantoms.save(tmp_path, 0)
     one = np.zeros_like(mask)
     one[13, 19, 9] = 1
-    project.add_correction(TERM, ImageRef.of(formats.read(path), path), one, axis=2, slices=(9,))
-    assert finetune(project, QUICK).version == 1
+    image = formats.read(path)
+    project.add_correction(TERM, ImageRef.of(image, path), one, axis=2, slices=(9,))
+    assert finetune(project, replace(QUICK, promote=True)).version == 1
+    session = Session(project=project.folder, device="cpu")
+    session.recall(image)
+    result = session.segment(image, [TERM])[0]
+    assert result.found  # a person drew it
+    assert result.mask.data[13, 19, 9] == 1
 
 
 @unmeasured
@@ -375,6 +391,25 @@ def test_a_second_training_of_the_same_project_is_refused(project):
 
 
 # --- in a process of its own --------------------------------------------------------------------
+
+
+def test_of_two_started_at_once_one_trains_and_the_other_says_why_it_does_not(project):
+    options = jobs.JobOptions(minutes=10, steps=100_000, teacher=None, device="cpu")
+    both = [jobs.TrainingJob.start(project.folder, options) for _ in range(2)]
+    ends = {}
+    until = time.monotonic() + 120
+    while not ends:
+        assert time.monotonic() < until
+        ends = {n: e for n, job in enumerate(both) for e in job.events() if e["event"] == "failed"}
+        time.sleep(0.1)
+    (loser,) = ends
+    assert "another training of this project is running" in ends[loser]["message"]
+    winner = both[1 - loser]
+    assert all(event["event"] in ("started", "progress") for event in winner.events())
+    watching = jobs.TrainingJob.running(project.folder)
+    assert next(event["event"] for event in watching.events()) == "started"
+    winner.cancel()
+    assert winner.wait(60)[-1] == watching.wait(60)[-1] == {"event": "cancelled"}
 
 
 def test_killed_in_the_middle_nothing_is_lost_and_it_goes_on_from_there(project):
