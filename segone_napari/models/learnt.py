@@ -51,12 +51,17 @@ class LessonConfig:
     """How many slices on each side of a slice are looked at with it."""
     channels: tuple[int, ...] = (24, 48, 64)
     """Channels of each level; each has half the positions of the one before in each direction."""
+    members: int = 1
+    """How many networks, that began differently, answer together: few slices leave much open, and
+    what one network makes of that is luck."""
 
     def __post_init__(self) -> None:
         if not self.terms or len(self.terms) != len(self.is_known) or not self.planes:
             raise ValueError("a lesson needs terms, whether each is known, and planes")
         if not 0.05 <= self.pixel_mm <= 20 or len(self.box_mm) != 3:
             raise ValueError(f"pixels of {self.pixel_mm} mm in a box of {self.box_mm}")
+        if not 1 <= self.members <= 16:
+            raise ValueError(f"{self.members} networks")
 
     @property
     def inputs(self) -> int:
@@ -79,6 +84,19 @@ GENERAL_FROM = 3
 
 
 class LessonNetwork(nn.Module):
+    """Some row/column U-Nets that learn apart, and the mean of what they answer."""
+
+    def __init__(self, config: LessonConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.members = nn.ModuleList(LessonMember(config) for _ in range(config.members))
+
+    def forward(self, inputs: Tensor, base: Tensor) -> Tensor:
+        """The mean of the members' logits (B, T, H, W)."""
+        return torch.stack([member(inputs, base) for member in self.members]).mean(0)
+
+
+class LessonMember(nn.Module):
     """A row/column U-Net that answers all terms of a lesson in every pixel."""
 
     def __init__(self, config: LessonConfig) -> None:

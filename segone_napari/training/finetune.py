@@ -68,6 +68,9 @@ LARGEST_SIDE = 160
 LEAST_MARGIN = 12
 """Pixels around what was corrected in which a lesson looks for its terms, at least."""
 CONTEXT_CLASSES = 6
+MEMBERS_OF_FEW = 3
+"""So many networks learn from one or two patients."""
+MOST_STEPS = 6000
 LOOKS_TAKE_S = 1.0
 """Whoever asks whether a training runs holds its lock for a moment, at most so long."""
 PLANE_OF_NORMAL = {normal: name for name, (_, _, normal) in PLANES.items()}
@@ -548,7 +551,7 @@ def _steps_for(lesson: LessonConfig, slices: int) -> int:
     """How many steps so many slices ask for."""
     if lesson.patients == 1:
         return min(400, 120 + 15 * slices)
-    return min(2000, 400 + 30 * slices)
+    return min(MOST_STEPS, 400 + 30 * slices)
 
 
 def plan_lesson(system: SegOne, terms: Sequence[str], members: Sequence[Member]) -> LessonConfig:
@@ -574,6 +577,8 @@ def plan_lesson(system: SegOne, terms: Sequence[str], members: Sequence[Member])
         patients=patients,
         # one patient's slices are few; of many, which side is which says more than more slices
         is_mirrored=patients < GENERAL_FROM,
+        # few slices leave much open; of many, more steps say more than more networks
+        members=MEMBERS_OF_FEW if patients < GENERAL_FROM else 1,
     )
 
 

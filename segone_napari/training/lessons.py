@@ -18,7 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segone_napari.models.learnt import REFERENCE_CHANNELS, Lesson, LessonConfig, LessonNetwork
+from segone_napari.models.learnt import (
+    REFERENCE_CHANNELS,
+    Lesson,
+    LessonConfig,
+    LessonMember,
+    LessonNetwork,
+)
 from segone_napari.runtime import SegOneError, fast_precision
 from segone_napari.systems import lessons as taught
 from segone_napari.training.bookmarks import (
@@ -341,7 +347,7 @@ def held_back_check(
 
 def _optimizer(network: LessonNetwork, config: LearnConfig) -> torch.optim.Optimizer:
     """AdamW; the few numbers that weigh the base and the expected outline move faster."""
-    weighing = [network.trust, network.gain, network.floor]
+    weighing = [one for m in network.members for one in (m.trust, m.gain, m.floor)]
     layers = [p for p in network.parameters() if all(p is not one for one in weighing)]
     groups = [
         {"params": layers, "times": 1.0},
@@ -373,16 +379,19 @@ def _step(
     network: LessonNetwork, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, ...]
 ) -> float:
     inputs, base, truth, weight = batch
-    with fast_precision(inputs.device):
-        logits = network(inputs, base)
-    loss = lesson_loss(logits.float(), truth, weight)
-    value = float(loss.detach())
-    if math.isfinite(value):
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    total = 0.0
+    for member in network.members:  # each learns for itself
+        with fast_precision(inputs.device):
+            logits = member(inputs, base)
+        loss = lesson_loss(logits.float(), truth, weight)
+        total += float(loss.detach())
+        if math.isfinite(total):
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(member.parameters(), 1.0)
+    if math.isfinite(total):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return value
+    return total / len(network.members)
 
 
 def lesson_loss(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
@@ -573,7 +582,9 @@ def start_from_base(
         total += ((mask + truth) * weight).sum((1, 2))
     with torch.no_grad():
         right = torch.where(total > 0, both / total.clamp_min(1), 1.0)
-        network.trust.mul_(right.to(network.trust.device))
+        for member in network.members:
+            assert isinstance(member, LessonMember)
+            member.trust.mul_(right.to(member.trust.device))
 
 
 def new_lesson(config: LessonConfig, seed: int) -> Lesson:
