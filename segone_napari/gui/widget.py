@@ -35,7 +35,7 @@ from qtpy.QtWidgets import (
 
 from segone_napari.config import PRESETS, SegmentOptions, help_of
 from segone_napari.data.vocabulary import Vocabulary
-from segone_napari.gui import cases, garbage, incoming, layers, room, style
+from segone_napari.gui import ahead, cases, garbage, incoming, layers, room, style
 from segone_napari.gui.cheatsheet import CheatSheet
 from segone_napari.gui.controls import left_in_words
 from segone_napari.gui.corrected import Source
@@ -148,6 +148,7 @@ class SegOneWidget(QWidget):
         self._correcting.sam2.choose(teacher or self._preferences.text("teacher", "") or None)
         self._bindings = Bindings(napari_viewer, self, self._actions(), self._is_ours)
         self._connect()
+        self._prepare()
         self._set_working(False)
         self._restyle()
         self._refresh_images()
@@ -383,6 +384,12 @@ class SegOneWidget(QWidget):
         self._saver.told.connect(self._on_saved)
         self._problem_told.connect(self._on_problem)
         self._listen_to_viewer()
+
+    def _prepare(self) -> None:
+        """Do ahead what would hold the window up later; works that are opened wait for it."""
+        ahead.take_turns_often()
+        self._keeper.run(ahead.load_libraries)
+        self._turns.later(partial(ahead.build_brush_circle, self._viewer))
 
     def _connect_learning(self) -> None:
         learning = self._learning
