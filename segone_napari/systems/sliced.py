@@ -68,7 +68,7 @@ LEAST_VOXELS = 100
 SLABS_AT_ONCE = 8
 PROGRESS_STEPS = 1000
 """Progress counts in shares of this, since how many slices there are is known only on the way."""
-LOOKING_SHARE = 0.8
+LOOKING_SHARE = 0.7
 """How much of encoding is looking; the rest is sharpening."""
 FAINT = 0.02
 """Probabilities up to this count as nothing."""
