@@ -276,7 +276,8 @@ def _ask_about_new_image(viewer: Any, widget: Any) -> float:
     from segone_napari.gui.layers import image_layer_data
 
     sample = _image(0, "model")
-    other = Volume.from_affine(sample.data * 1.1, sample.affine, "other.nii.gz")
+    brighter = sample.data * np.random.default_rng().uniform(1.1, 1.5)  # or its rows were offered
+    other = Volume.from_affine(brighter, sample.affine, "other.nii.gz")
     data, options, _ = image_layer_data(other)
     viewer.layers.clear()
     viewer.add_image(data, **options)

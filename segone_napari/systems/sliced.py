@@ -280,7 +280,7 @@ class SlicedSystem:
         thin = replace(head, box=(box[0], box[1], box[2]))
         layout = slab_layout(thin, plane, 1.0, self.model.stride)
         one = replace(layout, indices=(middle,))
-        parts = self._look(head, View(plane), one, lambda _: None)
+        parts = self._look(head, View(plane), one, lambda seen: progress(seen, 1))
         classes = tuple(_thickened(part, normal) for part in parts)
         encoded = EncodedHead(image.grid, working, thin, classes)
         return [_only_slice(self._answer(encoded, p), axis, index) for p in prompts]
