@@ -342,6 +342,7 @@ class SegOneWidget(QWidget):
         self._not_saved.hide()
         always = QVBoxLayout()
         always.setContentsMargins(10, 0, 10, 4)
+        always.setSpacing(4)
         always.addWidget(_line())
         always.addWidget(self._not_saved)
         always.addLayout(bottom)
