@@ -171,13 +171,26 @@ class Session:
 
         self.system.tell(image, told_about(self.project, image, self.system.vocabulary))
 
-    def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
+    def preview(
+        self,
+        image: Volume,
+        prompts: Sequence[str],
+        axis: int,
+        index: int,
+        *,
+        progress: Progress = no_progress,
+    ) -> list[Result]:
         """Answer quickly for slice `index` of array axis `axis` alone.
 
         Each result's `box` is one voxel thick along `axis`. The list may be empty: not every
         system has a quick answer.
+
+        Raises
+        ------
+        Cancelled
+            When `progress` raises it.
         """
-        return self.system.preview(image, as_prompts(prompts), axis, index)
+        return self.system.preview(image, as_prompts(prompts), axis, index, progress=progress)
 
     def forget(self, image: Volume | None = None) -> None:
         """Give back the memory that `image`, or every image, takes once it is encoded."""

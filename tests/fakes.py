@@ -107,7 +107,15 @@ class ThresholdSystem:
     def forget(self, image: Volume | None = None) -> None:
         """There is nothing to forget: all that is kept is in `EncodedHead`."""
 
-    def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
+    def preview(
+        self,
+        image: Volume,
+        prompts: Sequence[str],
+        axis: int,
+        index: int,
+        *,
+        progress: Progress = no_progress,
+    ) -> list[Result]:
         box = [slice(0, n) for n in image.grid.shape]
         box[axis] = slice(index, index + 1)
         return [self._answer(image, prompt, (box[0], box[1], box[2])) for prompt in prompts]

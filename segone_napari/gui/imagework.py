@@ -384,7 +384,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
     def _add_missing(self, then: Callable[[], None]) -> None:
         """Add the layers that rows lack, then call `then`."""
         self._thens.append(then)
-        if self._first_missing() is None:
+        if self._first_missing() is None and self._to_select is None:
             self._add_next()
         else:
             self._turns.later(self._add_next)

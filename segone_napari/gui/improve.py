@@ -37,7 +37,7 @@ NOTHING_YET = (
 )
 SHORT_NOTHING = "no corrections yet"
 MOST_MINUTES = 240
-LEAST_BODY_PX = 64
+LEAST_BODY_PX = 110
 """What is seen of the open section on the smallest screens; the rest is scrolled to."""
 
 State = Literal["idle", "training", "card"]

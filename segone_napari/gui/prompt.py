@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from qtpy.QtCore import QModelIndex, QStringListModel, Qt
 from qtpy.QtGui import QKeyEvent
-from qtpy.QtWidgets import QCompleter, QLineEdit, QWidget
+from qtpy.QtWidgets import QCompleter, QLineEdit, QToolButton, QWidget
 
 from segone_napari.data.vocabulary import Vocabulary
 
@@ -24,6 +24,8 @@ class PromptLine(QLineEdit):
         self.setAccessibleName("What to outline")
         self.setPlaceholderText("left hippocampus; ventricles; …")
         self.setClearButtonEnabled(True)
+        for button in self.findChildren(QToolButton):
+            button.setAccessibleName("Clear what is typed")
         self.setToolTip(
             "Type what to outline, several separated by ;   (Ctrl+L)\n"
             "Enter: segment      Esc: cancel      ↑ ↓: former prompts, or the list of names"

@@ -249,8 +249,8 @@ class Sam2(QObject):  # type: ignore[misc, unused-ignore]
         self._check(number)
         if self._teacher is None:
             self._tell(self.told, "Loading SAM2 …")
-            self._teacher = self._load(self.source, self._device)
-            garbage.spare()
+            with garbage.while_loading():
+                self._teacher = self._load(self.source, self._device)
             self._check(number)
         if where is not None and not where.is_same_as(self._seen):
             self._seen = None

@@ -43,7 +43,7 @@ OURS = (
     Shortcut("largest", "K", "K", "Keep the largest part"),
     Shortcut("holes", "H", "H", "Fill holes"),
     Shortcut("smooth", "O", "O", "Smooth (round off)"),
-    Shortcut("absent", "Q", "Q", "Not there: clear and accept the structure"),
+    Shortcut("absent", "Q", "Q", "Not there: clear and accept it"),
     Shortcut("prompt", "Control-L", "Ctrl+L", "Go to the prompt line"),
     Shortcut("cheat_sheet", "F1", "F1", "Show this list"),
 )
@@ -76,7 +76,7 @@ OF_THE_PREVIEW = (
 OF_THE_PANEL = (
     Shortcut("segment", "", "Enter", "Outline what is typed"),
     Shortcut("cancel", "", "Esc", "Cancel"),
-    Shortcut("former", "", "↑ and ↓", "Former prompts; ↓ also goes into the list of names"),
+    Shortcut("former", "", "↑ and ↓", "Former prompts; ↓: the list of names"),
     Shortcut("go_to", "", "Enter on a row", "Go to the structure's largest slice"),
     Shortcut("remove", "", "Delete on a row", "Remove the structure"),
 )

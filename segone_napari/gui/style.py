@@ -48,8 +48,12 @@ QPushButton#segment:hover, QPushButton#offer_yes:hover, QPushButton#preview_take
 QPushButton#cheat_sheet {{ padding: 3px 9px; font-weight: 600; }}
 QProgressBar#progress::chunk {{ background-color: {current}; }}
 QScrollArea#results_area, QWidget#results {{ background: transparent; border: 0px; }}
-QFrame#row {{ background-color: {foreground}; border-radius: 4px; border: 1px solid {foreground}; }}
-QFrame#row[chosen="true"] {{ border: 1px solid {current}; }}
+QScrollArea#panel_area, QWidget#panel {{ background: transparent; border: 0px; }}
+QFrame#row {{
+    background-color: {foreground}; border-radius: 4px; border: 1px solid {foreground};
+    border-left: 3px solid {foreground};
+}}
+QFrame#row[chosen="true"] {{ border: 1px solid {current}; border-left: 3px solid {text}; }}
 QFrame#row:focus {{ border: 1px solid {text}; }}
 QFrame#row QLabel {{ background: transparent; }}
 QFrame#row QLabel#understood_as {{ font-weight: 600; }}
@@ -76,9 +80,11 @@ QToolButton#tool_fill:disabled {{ image: url("theme_{id}:/fill_50.svg"); }}
 QToolButton#tool_pan_zoom:disabled {{ image: url("theme_{id}:/pan_arrows_50.svg"); }}
 QWidget#fix QToolButton {{ padding: 2px; background: {foreground}; }}
 QWidget#fix QPushButton {{ padding: 3px 7px; }}
-QWidget#fix QPushButton:checked {{ background-color: {current}; }}
+QWidget#fix QPushButton:checked {{
+    background-color: {current}; border-bottom: 2px solid {text}; padding-bottom: 1px;
+}}
 QWidget#fix QPushButton:disabled {{ color: {disabled}; }}
-QWidget#fix QToolButton:checked {{ background-color: {current}; }}
+QWidget#fix QToolButton:checked {{ background-color: {current}; border-bottom: 2px solid {text}; }}
 QWidget#fix QToolButton:disabled {{ background: transparent; border: 1px solid {foreground}; }}
 """
 

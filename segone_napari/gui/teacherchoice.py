@@ -23,6 +23,7 @@ EXPLAINED = (
     "'segone train-teacher' wrote, or a name on the model hub such as "
     "facebook/sam2.1-hiera-tiny (fetched once; needs a network)."
 )
+WIDTH_PX = 460
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
 
 
@@ -69,7 +70,7 @@ class TeacherChoice(QDialog):
         column.addLayout(line)
         column.addWidget(self._problem)
         column.addWidget(buttons)
-        self.resize(460, self.sizeHint().height())
+        self.resize(WIDTH_PX, column.totalHeightForWidth(WIDTH_PX))
 
     def _browse(self) -> None:
         path, _ = QFileDialog.getOpenFileName(

@@ -35,7 +35,7 @@ from qtpy.QtWidgets import (
 
 from segone_napari.config import PRESETS, SegmentOptions, help_of
 from segone_napari.data.vocabulary import Vocabulary
-from segone_napari.gui import cases, garbage, incoming, layers, room, style
+from segone_napari.gui import ahead, cases, garbage, incoming, layers, room, style
 from segone_napari.gui.cheatsheet import CheatSheet
 from segone_napari.gui.controls import left_in_words
 from segone_napari.gui.corrected import Source
@@ -66,10 +66,11 @@ from segone_napari.session import Session, as_prompts
 from segone_napari.systems.base import Result
 
 NO_IMAGE = "Open an MRI: File › Open, or drop a file on the canvas"
+LEAST_ROWS_PX = 72  # a row with its numbers and buttons, and the beginning of the next one
 LOOK_FOR_ROOM_MS = 500  # the docks have found their sizes by then
 
 END_AFTER_MS = 500  # whoever takes the panel out to put it elsewhere has done so by then
-MAKE_ROOM_MS = 50  # the question itself is gone by then
+MAKE_ROOM_MS = 50  # the question itself is gone by then, and what was opened has its height
 GIVE_BACK_MS = 500  # nothing runs any more that an image which was closed had begun
 
 
@@ -148,6 +149,7 @@ class SegOneWidget(QWidget):
         self._correcting.sam2.choose(teacher or self._preferences.text("teacher", "") or None)
         self._bindings = Bindings(napari_viewer, self, self._actions(), self._is_ours)
         self._connect()
+        self._prepare()
         self._set_working(False)
         self._restyle()
         self._refresh_images()
@@ -314,20 +316,18 @@ class SegOneWidget(QWidget):
             policy = widget.sizePolicy()
             policy.setRetainSizeWhenHidden(True)
             widget.setSizePolicy(policy)
-        area = QScrollArea()
-        area.setObjectName("results_area")
+        area = _scrolled("results_area", self._rows)
         # it takes what room is left, however many rows there are
         area.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Ignored)
-        area.setWidgetResizable(True)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        area.setWidget(self._rows)
+        area.setMinimumHeight(LEAST_ROWS_PX)
         bottom = QHBoxLayout()
         bottom.addWidget(self._saved, 1)
         bottom.addWidget(self._help)
         bottom.addWidget(self._export)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(10, 4, 10, 4)
+        inside = _Panel()
+        inside.setObjectName("panel")
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(10, 4, 10, 0)
         column.setSpacing(4)  # at 150 % of 1280 × 800 there is no pixel to spare
         column.addLayout(top)
         for part in (self._header, self._sides, self._warning, self._room, self._offer):
@@ -339,10 +339,19 @@ class SegOneWidget(QWidget):
         for panel in (self._fix, self._review_panel, self._learning.panel):
             column.addWidget(_line())
             column.addWidget(panel)
-        column.addWidget(_line())
-        column.addWidget(self._not_saved)
-        column.addLayout(bottom)
         self._not_saved.hide()
+        always = QVBoxLayout()
+        always.setContentsMargins(10, 0, 10, 4)
+        always.setSpacing(4)
+        always.addWidget(_line())
+        always.addWidget(self._not_saved)
+        always.addLayout(bottom)
+        around = QVBoxLayout(self)
+        around.setContentsMargins(0, 0, 0, 0)
+        around.setSpacing(0)
+        self._area = _scrolled("panel_area", inside)  # for windows that are too low for all
+        around.addWidget(self._area, 1)
+        around.addLayout(always)
         self.setMinimumWidth(330)
 
     def _actions(self) -> dict[str, Callable[[], None]]:
@@ -384,6 +393,12 @@ class SegOneWidget(QWidget):
         self._problem_told.connect(self._on_problem)
         self._listen_to_viewer()
 
+    def _prepare(self) -> None:
+        """Do ahead what would hold the window up later; works that are opened wait for it."""
+        ahead.take_turns_often()
+        self._keeper.run(ahead.load_libraries)
+        self._turns.later(partial(ahead.build_brush_circle, self._viewer))
+
     def _connect_learning(self) -> None:
         learning = self._learning
         learning.told.connect(self._status.setText)
@@ -391,6 +406,7 @@ class SegOneWidget(QWidget):
         learning.kept.connect(self._engine.recall)
         learning.version_changed.connect(self._engine.reload)
         learning.names_known.connect(self._prompt.set_names)
+        learning.panel.opened.connect(self._bring_section_up)
 
     def _listen_to_viewer(self) -> None:
         viewer = self._viewer
@@ -942,6 +958,12 @@ class SegOneWidget(QWidget):
             largest = layers.largest_slices(found[0].mask)
             layers.show_slice(self._viewer, self._image, largest)
 
+    def _bring_section_up(self, is_open: bool) -> None:
+        """Scroll to the section that was opened, once its height is known."""
+        if is_open:
+            section = self._learning.panel
+            QTimer.singleShot(MAKE_ROOM_MS, lambda: self._area.ensureWidgetVisible(section, 0, 0))
+
     # Rows ----------------------------------------------------------------------------------
 
     def _show_rows(self) -> None:
@@ -1098,6 +1120,16 @@ class SegOneWidget(QWidget):
         window.raise_()
 
 
+class _Panel(QWidget):
+    """What is in the scroll area around everything; it may be as low as its parts can be."""
+
+    def heightForWidth(self, width: int) -> int:
+        """The least height; Qt's own would leave out parts that take what room is left."""
+        layout = self.layout()
+        assert layout is not None
+        return layout.minimumHeightForWidth(width)
+
+
 class _ShutDown:
     """Ends everything once, when the widget or the program ends; touches nothing of Qt's."""
 
@@ -1178,6 +1210,18 @@ def _text(name: str, accessible: str) -> QLabel:
     _name(label, name, accessible, "")
     label.setWordWrap(True)
     return label
+
+
+def _scrolled(name: str, inside: QWidget) -> QScrollArea:
+    """Something with a scroll bar where it is higher than there is room."""
+    area = QScrollArea()
+    area.setObjectName(name)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    area.setWidget(inside)
+    return area
 
 
 def _line() -> QFrame:

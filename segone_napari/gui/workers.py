@@ -48,7 +48,15 @@ class Segmenter(Protocol):
         """Answer each prompt for the whole volume."""
         ...
 
-    def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
+    def preview(
+        self,
+        image: Volume,
+        prompts: Sequence[str],
+        axis: int,
+        index: int,
+        *,
+        progress: Progress = no_progress,
+    ) -> list[Result]:
         """Answer each prompt for one slice, quickly."""
         ...
 
@@ -190,9 +198,12 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
         if self._session is None or self._preset != request.preset:
             self._tell(self.started, request.number, "Loading the model …")
             self._session, self._preset = None, None
-            self._session = self._make_session(request.preset, self._device)
-            self._preset = request.preset
+            with garbage.while_loading():
+                session = self._make_session(request.preset, self._device)
+                getattr(session, "system", None)  # a session loads the model when it is asked for
+            self._session, self._preset = session, request.preset
             self._seen = WeakSet()
+            self._check(request.number)
         return self._session
 
     def _preview(self, session: Segmenter, request: Request) -> None:
@@ -200,7 +211,13 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
             return
         self._tell(self.started, request.number, "Outlining the slice on screen …")
         axis, index = request.plane
-        results = session.preview(request.image.volume, request.prompts, axis, index)
+        results = session.preview(
+            request.image.volume,
+            request.prompts,
+            axis,
+            index,
+            progress=lambda done, total: self._check(request.number),
+        )
         self._check(request.number)
         answers = [answer(request.image, result) for result in results]
         self._tell(self.previewed, request.number, answers)
@@ -261,8 +278,8 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
                 self._session.recall(image.volume)
 
     def _find_device(self) -> None:
-        choose_device("auto")  # loads torch
-        garbage.spare()
+        with garbage.while_loading():
+            choose_device("auto")  # loads torch
         self._tell_device()
 
     def _tell_device(self) -> None:

@@ -112,10 +112,19 @@ class System(Protocol):
         """Answer each prompt, in order, on the image's grid."""
         ...
 
-    def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
+    def preview(
+        self,
+        image: Volume,
+        prompts: Sequence[str],
+        axis: int,
+        index: int,
+        *,
+        progress: Progress = no_progress,
+    ) -> list[Result]:
         """Answer quickly for slice `index` of array axis `axis` alone, to be seen at once.
 
-        Each result's `box` is one voxel thick along `axis`. May return an empty list.
+        Each result's `box` is one voxel thick along `axis`. May return an empty list. Raises
+        `Cancelled` when `progress` does.
         """
         ...
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from segone_napari.runtime import Progress, no_progress
 from segone_napari.volume import EMPTY_BOX, Box
 
 PRIOR_POWER, LIKELIHOOD_POWER = 0.9, 0.65
@@ -123,6 +124,8 @@ def sharpen(
     spacing: tuple[float, float, float],
     class_names: Sequence[str],
     probability: Callable[[int], Dense],
+    *,
+    progress: Progress = no_progress,
 ) -> SparseClasses:
     """Sharpen the probabilities of all classes.
 
@@ -132,8 +135,17 @@ def sharpen(
     spacing : mm between its voxels.
     class_names : C names; the first is the background.
     probability : returns a class's box in the image and its probability there.
+
+    Raises
+    ------
+    Cancelled
+        When `progress` raises it.
     """
-    dense = {index: probability(index) for index in range(1, len(class_names))}
+    steps = len(class_names) + ITERATIONS
+    dense = {}
+    for index in range(1, len(class_names)):
+        progress(index, steps)
+        dense[index] = probability(index)
     dense = {index: part for index, part in dense.items() if part[1].size}
     if not dense:
         return SparseClasses(EMPTY_BOX, {})
@@ -159,7 +171,9 @@ def sharpen(
 
     # 2. How everything looks in this scan, then what every voxel is.
     brightness = inside[shown] / _bright_end(inside[shown])
-    looks, bias = _estimate(entries, brightness, *_cells(shown, _shape(box), spacing))
+    cells = _cells(shown, _shape(box), spacing)
+    count = len(class_names)
+    looks, bias = _estimate(entries, brightness, *cells, lambda n: progress(count + n, steps))
     even = (
         brightness / F.interpolate(bias[None, None], _shape(box), mode="trilinear").flatten()[shown]
     )
@@ -258,7 +272,11 @@ def _cells(
 
 
 def _estimate(
-    entries: _Entries, brightness: Tensor, cells: Tensor, size: tuple[int, ...]
+    entries: _Entries,
+    brightness: Tensor,
+    cells: Tensor,
+    size: tuple[int, ...],
+    progress: Callable[[int], None],
 ) -> tuple[_Looks, Tensor]:
     """Estimate how everything looks from every `EVERY`-th voxel, brightness (N,).
 
@@ -268,11 +286,13 @@ def _estimate(
     some = _Entries(entries.voxel[is_used] // EVERY, *(part[is_used] for part in entries[1:]))
     observed, cells = brightness[::EVERY], cells[::EVERY]
     shares, bias = some.prior, torch.ones(size, device=brightness.device)
-    for _ in range(ITERATIONS):
+    for done in range(ITERATIONS):
+        progress(done)
         even = observed / bias.flatten()[cells]
         looks = _maximisation(some, shares, even)
         shares = _expectation(some, even, looks)
         bias = _bias(some, shares, observed, looks, cells, size)
+    progress(ITERATIONS)
     return looks, bias
 
 

@@ -68,11 +68,13 @@ LEAST_VOXELS = 100
 SLABS_AT_ONCE = 8
 PROGRESS_STEPS = 1000
 """Progress counts in shares of this, since how many slices there are is known only on the way."""
+LOOKING_SHARE = 0.7
+"""How much of encoding is looking; the rest is sharpening."""
 FAINT = 0.02
 """Probabilities up to this count as nothing."""
 SMALLEST_ML = 0.015
 LEAST_CONFIDENCE = 0.2
-LEAST_CONFIDENCE_OF = {LESIONS: 0.47, TUMOUR: 0.4}
+LEAST_CONFIDENCE_OF = {LESIONS: 0.51, TUMOUR: 0.45}
 """A structure smaller, or a mask less sure than this, counts as not found. What need not be in a
 head at all has to be surer."""
 
@@ -216,21 +218,26 @@ class SlicedSystem:
             for v in views
         ]
         total = sum(len(layout.indices) for layout in layouts)
+        looking = round(PROGRESS_STEPS * LOOKING_SHARE)
         done = 0
         by_class: list[list[Part]] = [[] for _ in self.vocabulary.class_names]
         for view, layout in zip(views, layouts, strict=True):
             start = done
 
             def report(slices: int, start: int = start) -> None:
-                progress(round(PROGRESS_STEPS * (start + slices) / total), PROGRESS_STEPS)
+                progress(round(looking * (start + slices) / total), PROGRESS_STEPS)
 
             for parts, part in zip(by_class, self._look(head, view, layout, report), strict=True):
                 parts.append(part)
             done += len(layout.indices)
         classes = tuple(_sum(parts, 1 / len(views)) for parts in by_class)
-        return EncodedHead(
-            image.grid, working, head, classes, self._sharpened(image, working, classes)
-        )
+
+        def sharpening(done: int, of: int) -> None:
+            progress(looking + round((PROGRESS_STEPS - looking) * done / of), PROGRESS_STEPS)
+
+        sharp = self._sharpened(image, working, classes, sharpening)
+        progress(PROGRESS_STEPS, PROGRESS_STEPS)
+        return EncodedHead(image.grid, working, head, classes, sharp)
 
     @torch.inference_mode()
     def segment(
@@ -249,9 +256,17 @@ class SlicedSystem:
         return results
 
     @torch.inference_mode()
-    def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
+    def preview(
+        self,
+        image: Volume,
+        prompts: Sequence[str],
+        axis: int,
+        index: int,
+        *,
+        progress: Progress = no_progress,
+    ) -> list[Result]:
         """Answer for one slice alone, where it lies in a plane that the model was trained on."""
-        working, head = self.locate(image)
+        working, head = self.locate(image, progress=progress)
         place = _working_slice(image.grid, working, axis, index)
         if place is None:
             return []
@@ -265,7 +280,7 @@ class SlicedSystem:
         thin = replace(head, box=(box[0], box[1], box[2]))
         layout = slab_layout(thin, plane, 1.0, self.model.stride)
         one = replace(layout, indices=(middle,))
-        parts = self._look(head, View(plane), one, lambda _: None)
+        parts = self._look(head, View(plane), one, lambda seen: progress(seen, 1))
         classes = tuple(_thickened(part, normal) for part in parts)
         encoded = EncodedHead(image.grid, working, thin, classes)
         return [_only_slice(self._answer(encoded, p), axis, index) for p in prompts]
@@ -292,15 +307,16 @@ class SlicedSystem:
             main = preset_views("fast", through_plane_axis(image.grid), self.planes)[0].plane
             every = tuple(dict.fromkeys((main, *self.planes)))
             for planes in ((main,), every, every):
-                progress(0, PROGRESS_STEPS)
                 before = head.centre, head.to_standard
-                head = self._look_for_brain(head, image_box, planes)
+                head = self._look_for_brain(head, image_box, planes, progress)
                 if (head.centre, head.to_standard) == before:
                     break
             self._located[image] = working, head
         return self._located[image]
 
-    def _look_for_brain(self, head: Head, image_box: Box, planes: Sequence[str]) -> Head:
+    def _look_for_brain(
+        self, head: Head, image_box: Box, planes: Sequence[str], progress: Progress
+    ) -> Head:
         """Segment a few slices of the whole head; return it with the brain's centre and box.
 
         What slices of one plane can't tell, where the cerebrum ends across them, those of another
@@ -312,6 +328,7 @@ class SlicedSystem:
             layout = slab_layout(whole, plane, LOCATE_STEP_MM, self.model.stride)
             seen = []
             for slabs in _batched(layout.indices):
+                progress(0, PROGRESS_STEPS)
                 features = self._features(head, layout, slabs)
                 probability = self._classes.logits(features).float().softmax(1)  # (B, C, H, W)
                 seen.append(
@@ -354,7 +371,9 @@ class SlicedSystem:
             for index, extent in enumerate(_extents(seen))
         ]
 
-    def _sharpened(self, image: Volume, working: Grid, classes: tuple[Part, ...]) -> SparseClasses:
+    def _sharpened(
+        self, image: Volume, working: Grid, classes: tuple[Part, ...], progress: Progress
+    ) -> SparseClasses:
         native = canonical_grid(image.grid)
 
         def probability(index: int) -> tuple[Box, NDArray[np.float16]]:
@@ -363,7 +382,8 @@ class SlicedSystem:
 
         brightness = canonical_tensor(image, self.device)
         brightness -= brightness.min().clamp_max(0)
-        return sharpen(brightness, native.spacing, self.vocabulary.class_names, probability)
+        names = self.vocabulary.class_names
+        return sharpen(brightness, native.spacing, names, probability, progress=progress)
 
     # --- answering ------------------------------------------------------------------------------
 

@@ -90,11 +90,19 @@ class TaughtSystem(SlicedSystem):
         seen = super().encode(image, progress=progress)
         return TaughtHead(**{f.name: getattr(seen, f.name) for f in fields(seen)}, image=image)
 
-    def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
+    def preview(
+        self,
+        image: Volume,
+        prompts: Sequence[str],
+        axis: int,
+        index: int,
+        *,
+        progress: Progress = no_progress,
+    ) -> list[Result]:
         """Answer for one slice alone. There is no quick answer where a lesson answers."""
         if any(self._has_lesson(image, prompt) for prompt in prompts):
             return []
-        return super().preview(image, prompts, axis, index)
+        return super().preview(image, prompts, axis, index, progress=progress)
 
     def forget(self, image: Volume | None = None) -> None:
         """Give back the memory of one image, or of all."""

@@ -72,7 +72,15 @@ class ThresholdSegmenter:
         finally:
             self.has_ended.set()
 
-    def preview(self, image: Volume, prompts: Sequence[str], axis: int, index: int) -> list[Result]:
+    def preview(
+        self,
+        image: Volume,
+        prompts: Sequence[str],
+        axis: int,
+        index: int,
+        *,
+        progress: Progress = no_progress,
+    ) -> list[Result]:
         self.previewed.append((axis, index))
         box = [slice(0, n) for n in image.grid.shape]
         box[axis] = slice(index, index + 1)

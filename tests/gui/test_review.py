@@ -52,7 +52,7 @@ class Doubtful:
     def segment(self, image, prompts, *, progress):
         return self.system.segment(self.system.encode(image, progress=progress), prompts)
 
-    def preview(self, image, prompts, axis, index):
+    def preview(self, image, prompts, axis, index, *, progress):
         return []
 
     def forget(self, image=None):

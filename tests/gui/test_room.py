@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from qtpy.QtCore import QRect
-from qtpy.QtWidgets import QDockWidget, QLabel, QPushButton, QWidget
+from qtpy.QtCore import QRect, Qt
+from qtpy.QtWidgets import QDockWidget, QLabel, QPushButton, QToolButton, QWidget
 
 from segone_napari.gui import room
 
@@ -84,6 +84,27 @@ import os
 sys.stdout.flush()
 os._exit(0)
 """
+
+
+def test_window_too_low_for_all_scrolls_and_keeps_rows_and_warnings_in_sight(
+    qtbot, open_widget, monkeypatch
+) -> None:
+    monkeypatch.setattr(room, "place_of", lambda widget: SMALL)
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball; right ball")
+    click(qtbot, widget, QPushButton, "room_yes")
+    window = viewer.window._qt_window
+    qtbot.waitUntil(lambda: window.height() <= SMALL.height(), timeout=PATIENCE_MS)
+    click(qtbot, widget, QToolButton, "improve_toggle")
+    train, export = (child(widget, QPushButton, name) for name in ("train", "export"))
+    qtbot.waitUntil(lambda: not train.visibleRegion().isEmpty(), timeout=PATIENCE_MS)
+    assert export.visibleRegion().boundingRect().size() == export.size()
+    assert child(widget, QWidget, "results_area").height() >= 60
+    prompt = child(widget, QWidget, "prompt")
+    prompt.setFocus()
+    qtbot.keyClick(prompt, Qt.Key.Key_Tab)  # whoever goes on by keys sees where they are
+    focused = widget.focusWidget()
+    assert focused.visibleRegion().boundingRect().size() == focused.size()
 
 
 @pytest.mark.slow

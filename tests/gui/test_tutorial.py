@@ -47,7 +47,7 @@ class BallsInTheSample:
     def segment(self, encoded, prompts, *, progress):
         return [self._answer(encoded, prompt) for prompt in prompts]
 
-    def preview(self, image, prompts, axis, index):
+    def preview(self, image, prompts, axis, index, *, progress):
         return []
 
     def forget(self, image=None):

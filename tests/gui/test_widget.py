@@ -1,17 +1,29 @@
 """The widget in a real viewer, used as a person would use it."""
 
 import threading
+from dataclasses import replace
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from napari.layers import Labels
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QProgressBar, QPushButton, QWidget
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QComboBox,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QWidget,
+)
 
 from segone_napari.gui.layers import volume_of
 from segone_napari.gui.rows import REPLACE
 from segone_napari.gui.widget import time_left
 from segone_napari.runtime import BadInput
+from segone_napari.volume import Volume
 
 from .conftest import ThresholdSegmenter, head
 from .hands import PATIENCE_MS, ask, ask_and_wait, child, is_idle, row_texts
@@ -390,6 +402,8 @@ def test_every_control_has_a_name_for_scripts_and_one_for_screen_readers(open_wi
         for control in widget.findChildren(kind):
             assert control.objectName()
             assert control.toolTip()
+    for button in widget.findChildren(QAbstractButton):
+        assert button.accessibleName() or button.text() or not button.isVisible()
 
 
 def test_preset_is_the_one_that_the_session_is_made_with(
@@ -476,3 +490,66 @@ def test_enter_while_the_list_is_open_asks_what_was_typed(qtbot, open_widget, se
     qtbot.waitUntil(lambda: bool(segmenter.asked) and is_idle(widget), timeout=PATIENCE_MS)
     assert segmenter.asked == [("left hippoc",)]
     assert not popup.isVisible()
+
+
+def test_warning_about_the_side_is_told_and_stands_in_its_row(
+    qtbot, open_widget, segmenter, notifications, monkeypatch
+) -> None:
+    words = "the left ball lies on the other side of the brain's middle; check it"
+    answer = segmenter._answer
+
+    def doubtful(*values: Any) -> Any:
+        result = answer(*values)
+        return replace(result, warnings=(words,)) if result.side == "left" else result
+
+    monkeypatch.setattr(segmenter, "_answer", doubtful)
+    _, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball; right ball")
+    left, right = row_texts(widget)
+    assert f"⚠ {words}".replace("'", "&#x27;") in left
+    assert "⚠" not in right
+    assert ("warning", f"left ball: {words}") in notifications
+
+
+def test_header_that_names_two_sides_is_warned_of_in_the_panel(
+    qtbot, open_widget, tmp_path
+) -> None:
+    image = nib.Nifti1Image(head().data, head().affine)
+    image.set_qform(head().affine, 1)
+    image.set_sform(np.diag([-1.0, 1.0, 1.0, 1.0]) @ head().affine, 1)
+    nib.save(image, tmp_path / "two_sides.nii.gz")
+    viewer, widget = open_widget()
+    viewer.open(str(tmp_path / "two_sides.nii.gz"), plugin="segone-napari")
+    warning = child(widget, QLabel, "warning")
+    qtbot.waitUntil(warning.isVisible, timeout=PATIENCE_MS)
+    assert "sform and qform" in warning.text()
+    assert "disagree" in warning.text()
+
+
+def test_two_windows_work_at_once_and_keep_their_rows_apart(qtbot, open_widget) -> None:
+    first, one = open_widget(head())
+    other_head = Volume.from_affine(head().data * 1.5, head().affine, "other.nii.gz")
+    second, other = open_widget(other_head)
+    ask(qtbot, one, "left ball")
+    ask(qtbot, other, "right ball; balls")
+    qtbot.waitUntil(lambda: is_idle(one) and is_idle(other), timeout=PATIENCE_MS)
+    assert [layer.name for layer in first.layers] == ["head.nii.gz", "left ball"]
+    assert [layer.name for layer in second.layers] == ["other.nii.gz", "right ball", "balls"]
+    assert len(row_texts(one)) == 1
+    assert len(row_texts(other)) == 2
+    assert child(one, QLabel, "not_saved").isHidden()
+    assert child(other, QLabel, "not_saved").isHidden()
+
+
+def test_file_that_was_deleted_meanwhile_is_told_with_what_to_do(
+    qtbot, open_widget, segmenter, notifications
+) -> None:
+    _, widget = open_widget(head())
+    segmenter.error = FileNotFoundError(2, "No such file or directory")
+    ask_and_wait(qtbot, widget, "left ball")
+    words = "'head.nii.gz' can't be read any more (No such file or directory); open it again"
+    assert child(widget, QLabel, "status").text() == words
+    assert ("error", words) in notifications
+    segmenter.error = None
+    ask_and_wait(qtbot, widget, "left ball")
+    assert "left ball" in row_texts(widget)[0]

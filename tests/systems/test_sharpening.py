@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from segone_napari.runtime import Cancelled
 from segone_napari.systems.sharpening import Dense, SparseClasses, sharpen
 
 NAMES = (
@@ -139,3 +140,21 @@ def test_an_image_of_zeros_does_no_harm() -> None:
     truth, parts = phantom()
     sharp = sharpen(torch.zeros(truth.shape), SPACING, NAMES, answering(parts))
     assert np.isfinite(sharp.probability([1])[1].astype(np.float32)).all()
+
+
+def test_sharpening_says_how_far_it_is_and_can_be_cancelled_at_each_step() -> None:
+    truth, parts = phantom()
+    image = scan(truth, [0.1, 0.5, 0.9, 0, 0, 0, 0])
+    calls: list[tuple[int, int]] = []
+    sharpen(image, SPACING, NAMES, answering(parts), progress=lambda *call: calls.append(call))
+    done, totals = [call[0] for call in calls], {call[1] for call in calls}
+    assert done == sorted(done)
+    assert {done[-1]} == totals
+    for step in {*done}:
+
+        def cancel(now: int, total: int, step: int = step) -> None:
+            if now == step:
+                raise Cancelled
+
+        with pytest.raises(Cancelled):
+            sharpen(image, SPACING, NAMES, answering(parts), progress=cancel)

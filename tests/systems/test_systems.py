@@ -215,6 +215,24 @@ def test_encoding_can_be_cancelled_within_one_batch(make: Make):
     assert ask(system, image, LEFT)[0].found
 
 
+def test_first_slice_can_be_cancelled_within_one_batch(make: Make):
+    system = make()
+    batches = Calls(system)
+    at_call = []
+
+    def count(done: int, total: int) -> None:
+        at_call.append(batches.count)
+
+    system.preview(head(), [LEFT], 2, 16, progress=count)
+    assert max(np.diff([*at_call, batches.count])) <= 1
+
+    def cancel(done: int, total: int) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        system.preview(head(), [LEFT], 2, 16, progress=cancel)
+
+
 def test_answering_can_be_cancelled_between_prompts(make: Make):
     system = make()
     encoded = system.encode(head())

@@ -1,0 +1,51 @@
+"""What is loaded and built before it is needed, and what a person sees of it: nothing."""
+
+import gc
+import sys
+
+from napari.layers import Labels
+
+from segone_napari.gui import ahead, garbage
+
+from .conftest import head
+from .hands import PATIENCE_MS, ask_and_wait
+
+
+def test_tools_of_a_new_layer_are_built_once_it_is_shown(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    layer = viewer.layers["left ball"]
+    assert isinstance(layer, Labels)
+    usual = {name: one.visible for name, one in Labels(layer.data)._overlays.items()}
+    qtbot.waitUntil(
+        lambda: {name: one.visible for name, one in layer._overlays.items()} == usual,
+        timeout=PATIENCE_MS,
+    )
+
+
+def test_circle_of_the_brush_is_built_and_stays_hidden(qtbot, open_widget) -> None:
+    viewer, _ = open_widget(head())
+    circle = viewer.canvas.overlays._brush_circle
+    built = viewer.window._qt_viewer.canvas._viewer_overlay_to_visual
+    qtbot.waitUntil(lambda: circle in built, timeout=PATIENCE_MS)
+    assert not circle.visible
+
+
+def test_window_waits_less_for_workers_and_never_longer_than_it_did(open_widget) -> None:
+    before = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(0.0005)
+        open_widget(head())
+        assert sys.getswitchinterval() == 0.0005
+        sys.setswitchinterval(0.005)
+        ahead.take_turns_often()
+        assert sys.getswitchinterval() <= ahead.SWITCH_EVERY_S
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_garbage_is_looked_for_again_after_loading() -> None:
+    with garbage.while_loading():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    garbage.look_at_all_again()
