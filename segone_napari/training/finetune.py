@@ -551,7 +551,7 @@ def _steps_for(lesson: LessonConfig, slices: int) -> int:
     """How many steps so many slices ask for."""
     if lesson.patients == 1:
         return min(400, 120 + 15 * slices)
-    return min(MOST_STEPS, 400 + 30 * slices)
+    return min(MOST_STEPS, 1000 + 50 * slices)
 
 
 def plan_lesson(system: SegOne, terms: Sequence[str], members: Sequence[Member]) -> LessonConfig:
