@@ -1,8 +1,8 @@
 """What napari takes a tenth of a second for, one after the other, each in a turn of its own.
 
-A layer that comes takes that long several times: its controls are built, it is drawn for the first
-time, what draws a brush stroke and a polygon on it is built, and it is selected. Between two turns,
-and before what a turn changed is drawn, the event loop sees to the mouse.
+A layer that comes takes that long three times: its controls are built, it is drawn for the first
+time, and it is selected. Between two turns, and before what a turn changed is drawn, the event loop
+sees to the mouse.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from napari.layers import Labels, Layer
+from napari.layers import Layer
 from qtpy.QtCore import QObject, QTimer  # type: ignore[attr-defined, unused-ignore]
 
 DRAW_AFTER_MS, BETWEEN_MS = 8, 20
@@ -51,13 +51,8 @@ class Turns(QObject):  # type: ignore[misc, unused-ignore]
     def add(self, layer: Layer) -> None:
         """Add a layer above the others, first hidden and then drawn; what is selected stays so."""
         layer.visible = False
-        overlays = _overlays_of(layer)
-        for overlay in overlays:
-            overlay.visible = False
         self.do(partial(self._add, layer))
         self.do(partial(self._show, layer))
-        for overlay in overlays:
-            self.do(partial(self._build, layer, overlay))
 
     def remove(self, layers: Sequence[Layer]) -> None:
         """Take layers away: the first at once, every other in a turn of its own."""
@@ -135,13 +130,3 @@ class Turns(QObject):  # type: ignore[misc, unused-ignore]
     def _show(self, layer: Layer) -> None:
         if layer in self._viewer.layers:
             layer.visible = True
-
-    def _build(self, layer: Layer, overlay: Any) -> None:
-        if layer in self._viewer.layers:
-            overlay.visible = True
-
-
-def _overlays_of(layer: Layer) -> list[Any]:
-    """What napari draws over a layer's tools, built when it is first visible; private in napari."""
-    overlays = getattr(layer, "_overlays", {}) if isinstance(layer, Labels) else {}
-    return [one for one in overlays.values() if one.visible]
