@@ -178,7 +178,7 @@ def _plot(dice: dict[str, dict[str, float]], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("mean Dice, left and right structures")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=len(scans), frameon=False)
     figure.savefig(path, dpi=120)
 
 
