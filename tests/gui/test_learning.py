@@ -465,9 +465,9 @@ def test_keyboard_alone_trains_and_rejects_on_a_small_screen(
     # 4. A version that another window threw away can't be used, which is told.
     training.again()
     train_until_card(qtbot, widget, training)
-    Versions(own_settings).remove(1)
+    Versions(own_settings).remove(2)
     click(qtbot, widget, QPushButton, "use_version")
-    qtbot.waitUntil(lambda: "no version 1" in text(widget, "improve_news"), timeout=PATIENCE_MS)
+    qtbot.waitUntil(lambda: "no version 2" in text(widget, "improve_news"), timeout=PATIENCE_MS)
     assert not is_asked(widget)
 
 
