@@ -119,12 +119,12 @@ def look(folder: Path) -> Found:
 def outcome(folder: Path, last: Event, *, is_cancelled: bool) -> Ended:
     """What to say of a training's last event; all but a card is settled with it."""
     if last["event"] == "done":
-        number = int(last["version"])
-        is_open = number in Versions(folder).numbers() and not last["used"]
+        number, versions = int(last["version"]), Versions(folder)
+        is_open = number in versions.numbers() and not last["used"]
         if is_open and not is_cancelled:
-            return Ended(read_card(number, last["card"], Versions(folder).pictures_of(number)))
+            return Ended(read_card(number, last["card"], versions.pictures_of(number)))
         if is_open:
-            Versions(folder).remove(number)
+            versions.remove(number)
     _settle(folder)
     if last["event"] == "done" and not is_cancelled:
         return Ended(words=f"A training has ended; version {number} was decided on elsewhere.")

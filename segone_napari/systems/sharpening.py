@@ -141,12 +141,14 @@ def sharpen(
     Cancelled
         When `progress` raises it.
     """
-    steps = len(class_names) + ITERATIONS
+    count = len(class_names)
+    steps = count + ITERATIONS
     dense = {}
-    for index in range(1, len(class_names)):
+    for index in range(1, count):
         progress(index, steps)
-        dense[index] = probability(index)
-    dense = {index: part for index, part in dense.items() if part[1].size}
+        boxed = probability(index)
+        if boxed[1].size:
+            dense[index] = boxed
     if not dense:
         return SparseClasses(EMPTY_BOX, {})
     box = _around([inner for inner, _ in dense.values()])
@@ -172,7 +174,6 @@ def sharpen(
     # 2. How everything looks in this scan, then what every voxel is.
     brightness = inside[shown] / _bright_end(inside[shown])
     cells = _cells(shown, _shape(box), spacing)
-    count = len(class_names)
     looks, bias = _estimate(entries, brightness, *cells, lambda n: progress(count + n, steps))
     even = (
         brightness / F.interpolate(bias[None, None], _shape(box), mode="trilinear").flatten()[shown]

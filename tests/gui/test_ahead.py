@@ -3,24 +3,10 @@
 import gc
 import sys
 
-from napari.layers import Labels
-
 from segone_napari.gui import ahead, garbage
 
 from .conftest import head
-from .hands import PATIENCE_MS, ask_and_wait
-
-
-def test_tools_of_a_new_layer_are_built_once_it_is_shown(qtbot, open_widget) -> None:
-    viewer, widget = open_widget(head())
-    ask_and_wait(qtbot, widget, "left ball")
-    layer = viewer.layers["left ball"]
-    assert isinstance(layer, Labels)
-    usual = {name: one.visible for name, one in Labels(layer.data)._overlays.items()}
-    qtbot.waitUntil(
-        lambda: {name: one.visible for name, one in layer._overlays.items()} == usual,
-        timeout=PATIENCE_MS,
-    )
+from .hands import PATIENCE_MS
 
 
 def test_circle_of_the_brush_is_built_and_stays_hidden(qtbot, open_widget) -> None:
