@@ -11,6 +11,9 @@ bundled head, since old structures are measured here on more scans. Parts:
 ``same``             the rest of a volume, from 3 slices of the structure that is worst there
 ``other``            an object in an image unlike a head, from 3 slices; three such images
 ``curve``            Dice by the number of corrected slices, with and without a teacher
+``accepted``         the same where a reader also looks at proposals for the slices beside each
+                     corrected one, and accepts those that are right (Dice 0.8 or more there):
+                     spread by SAM2 as in the window, and copied from the corrected slice
 ``reader``           slices needed for Dice 0.9: the doubtful ones first, and in random order
 
 After ``few``, ``whole``, ``same`` and ``other`` the structures known before are measured on the
@@ -24,8 +27,9 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,8 @@ from accuracy import OTHERS, PAIRED, SCANS
 from segone_napari.data import formats
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.evaluation.metrics import dice_by_prompt
+from segone_napari.models import spreading
+from segone_napari.models.teacher import Teacher
 from segone_napari.project import ImageRef, Project
 from segone_napari.project.versions import Versions
 from segone_napari.session import Session
@@ -48,11 +54,13 @@ from segone_napari.training import promotion
 from segone_napari.training.finetune import FineTuneConfig, finetune
 from segone_napari.volume import Volume
 
-PARTS = ("few", "whole", "same", "other", "curve", "reader")
+PARTS = ("few", "whole", "same", "other", "curve", "accepted", "reader")
 HIPPOCAMPUS = {"anterior hippocampus": 1, "posterior hippocampus": 2}
 OLD = [f"{side} {name}" for name in PAIRED for side in ("left", "right")] + list(OTHERS)
 CURVE_CASES = 20
 """So many of the cases that are measured on make a point of the curve."""
+ACCEPTABLE = 0.8
+"""Dice of a proposed slice from which on a reader takes it as it is."""
 AXIS = 2
 """Slices of the crops are corrected along this array axis: the axial ones."""
 
@@ -381,6 +389,76 @@ def measure_curve(bench: Bench) -> None:
         plot(curves, bench.args.plot)
 
 
+def measure_accepted(bench: Bench) -> None:
+    """Dice on other cases by the slices corrected in each of 5, without and with accepted ones."""
+    teacher = Teacher.load(bench.args.teacher or None, device="cpu")
+    kinds = {"nothing proposed": None, "copies": _copies, "SAM2": partial(_spread_by, teacher)}
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for slices in (1,) if bench.args.quick else (1, 2, 4):
+        for kind, propose in kinds.items():
+            with tempfile.TemporaryDirectory() as folder:
+                project = Project(folder)
+                taken = [accept_in_crop(project, path, slices, propose) for path in bench.cases[:5]]
+                name = f"{slices} slices in 5 cases, {kind}"
+                accepted, looked_at = np.sum(taken, axis=0)
+                bench.say(f"{name}: accepted (of)", f"{accepted} ({looked_at})")
+                train(bench, project, name, bench.config(5))
+                score = measure_crops(bench, project, name, most=CURVE_CASES)
+                curves.setdefault(kind, []).append((slices, score))
+    bench.figures["curves with accepted slices"] = curves
+    if bench.args.plot:
+        plot(curves, bench.args.plot)
+
+
+Propose = Callable[[Volume, int, NDArray[np.bool_]], dict[int, NDArray[np.bool_]]]
+"""From an image, a slice along `AXIS` and its mask, masks of the slices beside it."""
+
+
+def _spread_by(
+    teacher: Teacher, image: Volume, start: int, mask: NDArray[np.bool_]
+) -> dict[int, NDArray[np.bool_]]:
+    found = spreading.spread(teacher, image.data, AXIS, start, mask, image.grid.spacing)
+    return {found.first + n: one != 0 for n, one in enumerate(found.masks)}
+
+
+def _copies(image: Volume, start: int, mask: NDArray[np.bool_]) -> dict[int, NDArray[np.bool_]]:
+    reach = max(1, round(spreading.REACH_MM / image.grid.spacing[AXIS]))
+    beside = range(max(0, start - reach), min(image.grid.shape[AXIS], start + reach + 1))
+    return dict.fromkeys(beside, mask)
+
+
+def accept_in_crop(
+    project: Project, path: Path, slices: int, propose: Propose | None
+) -> tuple[int, int]:
+    """Correct slices of a crop and accept what is proposed beside them: how many, and of how many.
+
+    A proposal that one term has for a corrected slice, or a second one for the same slice, counts
+    for nothing.
+    """
+    image, labels = formats.read(path), crop_labels(path)
+    ref = ImageRef.of(image, path)
+    corrected = spread(labels > 0, AXIS, slices)
+    accepted, looked_at = 0, 0
+    for term, value in HIPPOCAMPUS.items():
+        truth = labels == value
+        mask, known = truth.copy(), set(corrected)
+        seen: set[int] = set()
+        for start in corrected if propose is not None else ():
+            if not truth[:, :, start].any():
+                continue
+            for place, one in propose(image, start, truth[:, :, start]).items():
+                if place in corrected or place in seen:
+                    continue
+                seen.add(place)
+                if dice(one, truth[:, :, place]) >= ACCEPTABLE:
+                    mask[:, :, place] = one
+                    known.add(place)
+        project.add_correction(term, ref, mask, axis=AXIS, slices=sorted(known))
+        accepted += len(known) - len(corrected)
+        looked_at += len(seen)
+    return accepted, looked_at
+
+
 def plot(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
     """Draw Dice over corrected slices."""
     from PIL import Image, ImageDraw, ImageFont
@@ -397,7 +475,7 @@ def plot(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
         pen.line([place(0, tenth / 10), place(most, tenth / 10)], fill=(220, 220, 220))
         pen.text((12, place(0, tenth / 10)[1] - 8), f"{tenth / 10:.1f}", fill="black", font=font)
     for number, (kind, curve) in enumerate(curves.items()):
-        colour = ((200, 60, 40), (40, 90, 200))[number % 2]
+        colour = ((200, 60, 40), (40, 90, 200), (30, 140, 60))[number % 3]
         pen.line([place(n, score) for n, score in curve], fill=colour, width=3)
         pen.text((edge + 20, 12 + 18 * number), kind, fill=colour, font=font)
     for n in range(most + 1):

@@ -44,6 +44,9 @@ MNI_CENTRE_MM = (0.0, -17.0, 14.0)
 MNI_CEREBRUM_MM = (140.0, 176.0, 124.0)
 """About where the cerebrum lies in MNI space, in which lesion masks lie, and how large it is."""
 
+HEAD_MM = (160.0, 192.0)
+"""Rows and columns that a slab of a whole brain needs."""
+
 Point = tuple[float, float, float]
 
 PLANES: dict[str, tuple[int, int, int]] = {
@@ -534,7 +537,10 @@ def _pixel_positions(
     anywhere = low + (high - low) * draw.uniform(count)  # (B,)
     central = config.central_mm * draw.normal(count)
     slice_mm = torch.where(draw.uniform(count) < config.central_share, central, anywhere)
-    shift = draw.uniform(count, 2, low=-config.shift_mm, high=config.shift_mm)
+    # a window smaller than a head lies anywhere in it
+    size_mm = config.pixel_mm * torch.tensor([config.height, config.width], device=draw.device)
+    room_mm = (torch.tensor(HEAD_MM, device=draw.device) - size_mm).clamp_min(0) / 2
+    shift = draw.uniform(count, 2, low=-1, high=1) * (config.shift_mm + room_mm)
     rows = (
         torch.arange(config.height, device=draw.device) - (config.height - 1) / 2
     ) * config.pixel_mm

@@ -44,7 +44,8 @@ class Segment:
     checkpoint : the weights that made this mask, where the content's masks differ in that.
     is_edited : whether a person has changed the mask by hand; None where nobody knows.
     edited_with : by what it was changed, in order: "brush" (also the eraser and the
-        fill), "sam2", "spread", "repair", "interpolation"; empty where nobody knows.
+        fill), "sam2", "spread", "repair", "interpolation", and "confirmed" where slices were said
+        to be right as they are; empty where nobody knows.
     made_at, edited_at : ISO 8601 times in UTC; empty where nobody knows.
     """
 

@@ -111,7 +111,7 @@ def is_edited(history: EditHistory, row_id: int) -> bool:
     for edit in history.newest_edits(row_id):
         if edit.kind == "result":
             return False
-        if edit.kind != "row":
+        if edit.kind not in ("row", "confirmed"):
             return True
     return False
 
@@ -120,7 +120,7 @@ def said_in(history: EditHistory, first_axis: int = 2) -> list[Said]:
     """What the rows of an image say is right.
 
     An accepted row that a person changed, or that no model made, speaks of the whole image; an
-    empty one says that it is not there. Of a draft, only slices that were painted count.
+    empty one says that it is not there. Otherwise slices count that were painted or confirmed.
 
     Parameters
     ----------
@@ -140,15 +140,14 @@ def _said_of(history: EditHistory, row: Row, term: str, first_axis: int) -> list
     mask = history.masks.get(row.id)
     if mask is None or row.state == "not found":
         return []
-    if row.state == "accepted":
-        is_own = not row.checkpoint or is_edited(history, row.id)
-        return [Said(term, mask)] if is_own else []
+    if row.state == "accepted" and (not row.checkpoint or is_edited(history, row.id)):
+        return [Said(term, mask)]
     by_axis = slices_by_hand(history, row.id, first_axis)
     return [Said(term, mask, axis, tuple(sorted(slices))) for axis, slices in by_axis.items()]
 
 
 def slices_by_hand(history: EditHistory, row_id: int, first_axis: int) -> dict[int, set[int]]:
-    """By array axis, the slices that a person painted since the row's last result.
+    """By array axis, the slices that a person painted or confirmed since the row's last result.
 
     A stroke lies across the axis along which it is thinnest. Where that is several axes, such as
     of a straight line, it is taken as the other strokes are.

@@ -71,6 +71,7 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
         panel.repair_chosen.connect(self.repair)
         panel.spread.connect(self.spread)
         panel.interpolate.connect(self.interpolate)
+        panel.confirm.connect(self.confirm)
         panel.undo.connect(self.undo)
         panel.redo.connect(self.redo)
         panel.take.connect(clicks.take)
@@ -104,6 +105,7 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
             "redo": self.redo,
             "accept": self.toggle_accepted,
             "interpolate": self.interpolate,
+            "confirm": self.confirm,
             "spread": self.spread,
             **tools,
             **repairs,
@@ -208,6 +210,16 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
             axis = where.image.layout.axes[where.axis]
             self._with_target(lambda work, row: work.interpolate(row.id, axis))
 
+    def confirm(self) -> None:
+        """Keep that the selected structure is right on the slice on screen."""
+        if self.clicks.can_be_taken:
+            self.clicks.take()
+        where = self._where()
+        if where is None:
+            self.told.emit("A slice is confirmed in 2-D: switch the view back first")
+        else:
+            self._with_target(partial(self._confirm, where))
+
     def spread(self) -> None:
         """Carry the outline on this slice to its neighbours, as one step."""
         if why := why_none(self.sam2.source):
@@ -261,6 +273,15 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
             return None
         plane = layers.slice_on_screen(self._viewer, self._work.image)
         return None if plane is None else Slice(self._work.values, *plane)
+
+    def _confirm(self, where: Slice, work: ImageWork, row: Row) -> None:
+        is_new = work.confirm(row.id, where.axis, where.index)
+        count = len(work.corrected_on_layer(row.id, where.axis))
+        many = "slice is" if count == 1 else "slices are"
+        words = f"Slice {where.index} of {row.name} " + (
+            "is right" if is_new else "counted already"
+        )
+        self.told.emit(f"{words}; {count} {many} to learn from")
 
     def _spread(self, where: Slice, work: ImageWork, row: Row) -> None:
         mask = layers.plane_of(work.mask_on_layer(row.id), where.axis, where.index) != 0

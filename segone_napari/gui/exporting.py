@@ -202,7 +202,7 @@ def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any], st
                 mask,
                 prompt=row.prompt,
                 confidence=row.confidence,
-                is_edited=bool(changed),
+                is_edited=any(edit.kind != "confirmed" for edit in changed),
                 edited_with=tuple(dict.fromkeys(edit.kind for edit in changed)),
                 made_at=_time(made[-1]) if made else "",
                 edited_at=_time(changed[-1].time) if changed else "",

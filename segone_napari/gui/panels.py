@@ -44,6 +44,7 @@ CLICK_TOOLS: Mapping[str, tuple[str, str]] = {
 WITHOUT_A_MOUSE = "Without a mouse: Shift and the arrow keys move a cross, X clicks there"
 SPREAD = "Carry this slice's outline to those within 5 mm, as far as SAM2 and the image agree"
 INTERPOLATE = "Fill in the slices between those that you corrected"
+CONFIRM = "This slice is right as it is, also where it is empty: it counts as corrected"
 
 
 class Offer(QFrame):
@@ -100,7 +101,7 @@ class FixPanel(QWidget):
     tool_chosen : the name of one of `TOOLS`: a mode of napari's Labels layer.
     click_tool_chosen : the name of one of `CLICK_TOOLS`.
     repair_chosen : the name of a repair.
-    spread, interpolate, undo, redo, take, drop, teacher_wanted : as they say.
+    spread, interpolate, confirm, undo, redo, take, drop, teacher_wanted : as they say.
     """
 
     tool_chosen = Signal(str)
@@ -108,6 +109,7 @@ class FixPanel(QWidget):
     repair_chosen = Signal(str)
     spread = Signal()
     interpolate = Signal()
+    confirm = Signal()
     undo = Signal()
     redo = Signal()
     take = Signal()
@@ -134,6 +136,8 @@ class FixPanel(QWidget):
         self._spread.clicked.connect(self.spread)
         self._interpolate = push("interpolate", "Interpolate", "")
         self._interpolate.clicked.connect(self.interpolate)
+        self._confirm = push("confirm", "Slice is right", "")
+        self._confirm.clicked.connect(self.confirm)
         self._what_repairs_do = {name: words for name, (_, words) in repairs.items()}
         self._repairs = {
             name: push(f"repair_{name}", title, "") for name, (title, _) in repairs.items()
@@ -184,6 +188,8 @@ class FixPanel(QWidget):
         self._spread.setToolTip(why or no_sam2 or tooltip(SPREAD, "spread"))
         self._interpolate.setEnabled(can_fix)
         self._interpolate.setToolTip(why or tooltip(INTERPOLATE, "interpolate"))
+        self._confirm.setEnabled(can_fix)
+        self._confirm.setToolTip(why or tooltip(CONFIRM, "confirm"))
         for one, button in self._repairs.items():
             button.setEnabled(can_fix)
             button.setToolTip(why or tooltip(f"{self._what_repairs_do[one]}: {name}", one))
@@ -227,7 +233,7 @@ class FixPanel(QWidget):
         column.setSpacing(4)
         column.addLayout(top)
         column.addWidget(_flow([*self._tools.values(), *self._click_tools.values()]))
-        rest = [self._spread, self._interpolate, *self._repairs.values(), self._more]
+        rest = [self._spread, self._interpolate, self._confirm, *self._repairs.values(), self._more]
         column.addWidget(_flow(rest))
         column.addWidget(self._preview)
 

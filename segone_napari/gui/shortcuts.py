@@ -40,6 +40,7 @@ OURS = (
     Shortcut("box", "R", "R", "SAM2: drag a box around the structure"),
     Shortcut("spread", "G", "G", "SAM2: spread it to the next slices"),
     Shortcut("interpolate", "I", "I", "Fill in the slices between corrected ones"),
+    Shortcut("confirm", "Y", "Y", "This slice is right: count it as corrected"),
     Shortcut("largest", "K", "K", "Keep the largest part"),
     Shortcut("holes", "H", "H", "Fill holes"),
     Shortcut("smooth", "O", "O", "Smooth (round off)"),

@@ -612,6 +612,7 @@ class SegOneWidget(QWidget):
         unique_id = image.unique_id
         if unique_id in self._works or unique_id in self._opening:
             return
+        self._engine.prepare(self._preset.currentData())
         if unique_id in self._offered:
             self._offer_to_go_on(self._offered[unique_id])
             return

@@ -34,6 +34,7 @@ from segone_napari.systems.base import Result
 from segone_napari.volume import Volume
 
 REPORT_EVERY_S = 0.05
+LOADING = "Loading the model …"
 
 MakeSession = Callable[[str, str], "Segmenter"]
 """Makes what answers, from the names of a preset and a device."""
@@ -125,12 +126,16 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
         self._seen: WeakSet[Volume] = WeakSet()
         self._results: WeakKeyDictionary[Volume, dict[str, Result]] = WeakKeyDictionary()
         self._current = 0
+        self._is_preparing = False
+        self._has_answered = False
         self._is_stopped = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="segone")
 
     def ask(self, request: Request) -> None:
         """Queue a request; whatever ran before is cancelled."""
         self._current = request.number
+        if self._is_preparing:
+            self._tell(self.started, request.number, LOADING)
         self._thread.submit(self._run, request)
 
     def cancel(self) -> None:
@@ -155,6 +160,12 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
     def find_device(self) -> None:
         """Find out where the work will run, and load the libraries meanwhile."""
         self._thread.submit(self._find_device)
+
+    def prepare(self, preset: str) -> None:
+        """Load the model before it is asked, once; what goes wrong is told when it is."""
+        if self._session is None and not self._is_preparing and not self._is_stopped:
+            self._is_preparing = True
+            self._thread.submit(self._prepare, preset)
 
     def stop(self) -> None:
         """Cancel, end the thread as soon as it notices, and let the model go."""
@@ -187,24 +198,40 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
 
     def _answer(self, request: Request) -> None:
         self._check(request.number)
-        is_new = self._session is None
         session = self._session_for(request)
         self._preview(session, request)
         self._segment(session, request)
-        if is_new:
+        if not self._has_answered:
+            self._has_answered = True
             garbage.spare()
 
     def _session_for(self, request: Request) -> Segmenter:
         if self._session is None or self._preset != request.preset:
-            self._tell(self.started, request.number, "Loading the model …")
-            self._session, self._preset = None, None
-            with garbage.while_loading():
-                session = self._make_session(request.preset, self._device)
-                getattr(session, "system", None)  # a session loads the model when it is asked for
-            self._session, self._preset = session, request.preset
-            self._seen = WeakSet()
+            self._tell(self.started, request.number, LOADING)
+            session = self._load(request.preset)
             self._check(request.number)
+            return session
         return self._session
+
+    def _load(self, preset: str) -> Segmenter:
+        self._session, self._preset = None, None
+        with garbage.while_loading():
+            session = self._make_session(preset, self._device)
+            getattr(session, "system", None)  # a session loads the model when it is asked for
+        self._session, self._preset = session, preset
+        self._seen = WeakSet()
+        return session
+
+    def _prepare(self, preset: str) -> None:
+        try:
+            if self._session is None:
+                self._load(preset)
+        except Exception:  # it is told when the model is asked
+            self._session = None
+        finally:
+            self._is_preparing = False
+            if self._is_stopped:
+                self._session = None
 
     def _preview(self, session: Segmenter, request: Request) -> None:
         if request.plane is None:

@@ -23,10 +23,9 @@ from segone_napari.project.deltas import (
     delta_from_nothing,
     delta_of_painted,
     joined,
-    no_delta,
 )
 from segone_napari.project.journal import NotSaved, why_not_saved
-from segone_napari.project.records import Edit, Part, RecordKind, Work
+from segone_napari.project.records import NO_VOXELS, Edit, Part, RecordKind, Work
 from segone_napari.project.values import BY_HAND, Change, Kind, Row, RowLocked
 from segone_napari.runtime import BadInput
 from segone_napari.volume import EMPTY_BOX, Box
@@ -38,6 +37,7 @@ before, and the value or values after."""
 WORDS: Mapping[Kind, str] = {
     "brush": "brush on",
     "sam2": "SAM2 on",
+    "confirmed": "slice of",
     "spread": "spreading of",
     "repair": "repair of",
     "interpolation": "interpolation of",
@@ -186,15 +186,18 @@ class EditHistory:
     def corrected_slices(
         self, row_id: int, axis: int, kinds: Collection[Kind] = BY_HAND
     ) -> tuple[int, ...]:
-        """The slices along array axis `axis` that a person painted since the row's last result.
+        """The slices along array axis `axis` that a person painted or confirmed since the result.
 
         Parameters
         ----------
         kinds : the kinds of edits that count.
         """
         slices: set[int] = set()
-        for places in self.changed_since_result(row_id, kinds):
+        for places in self.changed_since_result(row_id, [k for k in kinds if k != "confirmed"]):
             slices.update(places[axis].tolist())
+        if "confirmed" in kinds:
+            of_slices = self.changed_since_result(row_id, ["confirmed"])
+            slices.update(int(p[axis][0]) for p in of_slices if len(p[axis]) == 1)
         return tuple(sorted(slices))
 
     def changed_since_result(
@@ -202,13 +205,17 @@ class EditHistory:
     ) -> Iterator[tuple[NDArray[np.intp], ...]]:
         """Of each edit since a row's last result, the newest first: the voxels that it changed.
 
-        Yields three arrays, of voxels (i, j, k).
+        Yields three arrays, of voxels (i, j, k); for a confirmed slice the indices along each axis.
         """
         for edit in self.newest_edits(row_id):
             if edit.kind == "result":
                 return
             if edit.kind in kinds:
                 part = next(part for part in edit.parts if part.row_id == row_id)
+                if edit.kind == "confirmed":
+                    i, j, k = (np.arange(side.start, side.stop) for side in part.box)
+                    yield i, j, k
+                    continue
                 yield np.unravel_index(part.delta().indices(), self._work.shape)
 
     # Edits ---------------------------------------------------------------------------------
@@ -313,6 +320,29 @@ class EditHistory:
             mask[box] = values
             return self._do(kind, words or f"{WORDS[kind]} {row.name}", [part], {row_id: mask})
 
+    def confirm(self, row_id: int, axis: int, index: int) -> Change | None:
+        """Keep that slice `index` along array axis `axis` is right; None if that is known.
+
+        Raises
+        ------
+        RowLocked
+            If the row is accepted.
+        BadInput
+            If the row or the slice isn't there.
+        """
+        with self._lock:
+            row, shape = self.row(row_id), self._work.shape
+            self._refuse_locked([row_id])
+            if not 0 <= index < shape[axis]:
+                raise BadInput(f"there is no slice {index} along axis {axis} of {shape}")
+            if index in self.corrected_slices(row_id, axis):
+                return None
+            sides = [slice(0, n) for n in shape]
+            sides[axis] = slice(index, index + 1)
+            box = (sides[0], sides[1], sides[2])
+            part = Part(row, row, self._position(row_id), box, NO_VOXELS)
+            return self._do("confirmed", f"{WORDS['confirmed']} {row.name} is right", [part])
+
     def set_row(self, row: Row, *, words: str = "") -> Change | None:
         """Change facts of a row: accept it, make it a draft again, rename it, colour it.
 
@@ -327,7 +357,7 @@ class EditHistory:
                 return None
             if old.state != row.state:
                 words = words or f"{row.name}: {old.state} to {row.state}"
-            part = Part(old, row, self._position(row.id), EMPTY_BOX, _NO_VOXELS)
+            part = Part(old, row, self._position(row.id), EMPTY_BOX, NO_VOXELS)
             return self._do("row", words or f"{WORDS['row']} {row.name}", [part])
 
     def remove(self, row_id: int) -> Change:
@@ -496,9 +526,6 @@ class EditHistory:
         self.problem = problem
         if not is_known:
             self._on_problem(problem)
-
-
-_NO_VOXELS = no_delta().to_bytes()
 
 
 def _raise(problem: NotSaved) -> None:

@@ -15,7 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from segone_napari.project.deltas import Delta, Mask, Shape, delta_from_nothing, joined
+from segone_napari.project.deltas import (
+    Delta,
+    Mask,
+    Shape,
+    delta_from_nothing,
+    joined,
+    no_delta,
+)
 from segone_napari.project.values import Change, Kind, Row
 from segone_napari.volume import EMPTY_BOX, Box
 
@@ -31,6 +38,10 @@ class RecordKind(IntEnum):
     NOTE = 6
 
 
+NO_VOXELS = no_delta().to_bytes()
+"""The changed voxels of an edit that changes none, packed."""
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """What an edit does to one row.
@@ -39,7 +50,7 @@ class Part:
     ----------
     before, after : the row's facts; None where the edit brings the row or takes it away.
     position : the row's place in the list.
-    box : where its voxels change.
+    box : where its voxels change, or the slice that was confirmed.
     packed : the changed voxels, a `Delta` as bytes.
     """
 
@@ -250,7 +261,10 @@ class Work:
         if row_id not in there:
             delta = part.delta()
             (delta.do if is_forward else delta.take_back)(self.masks[row_id])
-        self.extents[row_id] = joined(self.extents.get(row_id, EMPTY_BOX), part.box)
+        if part.packed != NO_VOXELS:
+            self.extents[row_id] = joined(self.extents.get(row_id, EMPTY_BOX), part.box)
+        else:
+            self.extents.setdefault(row_id, EMPTY_BOX)
 
     def _index(self, row_id: int) -> int:
         return next(n for n, row in enumerate(self.rows) if row.id == row_id)

@@ -61,6 +61,8 @@ NARROWEST_BRAIN = 0.65
 """Least width of a whole brain as a share of its length; most have 0.7 to 0.85."""
 MARGIN_MM = 14.0
 """What is looked at around the brain."""
+STEP_MM = 2.0
+"""Distance of the slices that are looked at."""
 LOCATE_STEP_MM = 6.0
 """Distance of the slices that the brain is looked for on."""
 LEAST_VOXELS = 100
@@ -83,10 +85,9 @@ _AROUND_BRAIN = ("background", "cerebrospinal fluid", "blood vessels")
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a head: a plane, the distance of its slices, mirrored or shifted."""
+    """One way to look at a head: a plane, mirrored or shifted."""
 
     plane: str
-    step_mm: float = 1.0
     is_mirrored: bool = False
     shift: int = 0
     """Voxels by which the blocks of the pixel-unshuffle are shifted."""
@@ -102,7 +103,7 @@ def preset_views(preset: str, through_plane: int | None, planes: Sequence[str]) 
     of_normal = {PLANES[plane][2]: plane for plane in planes}
     main = of_normal.get(2 if through_plane is None else through_plane, planes[0])
     if preset == "fast":
-        return [View(main, 2.0)]
+        return [View(main)]
     if preset == "balanced" and len(planes) > 1:
         return [View(plane) for plane in planes]
     shifts = (0,) if preset == "balanced" else (0, 5)
@@ -211,7 +212,7 @@ class SlicedSystem:
             slab_layout(
                 _mirror(head) if v.is_mirrored else head,
                 v.plane,
-                v.step_mm,
+                STEP_MM,
                 self.model.stride,
                 shift=v.shift,
             )
@@ -606,6 +607,8 @@ def _part(
     if (extent[:, 1] <= extent[:, 0]).any():
         return NOWHERE
     of_slices, of_rows, of_columns = (slice(int(a), int(b)) for a, b in extent)
+    # between the last slice that shows it and the next one it fades
+    of_slices = slice(max(0, of_slices.start - 1), of_slices.stop + 1)
     pixels = torch.cat([slab[:, of_rows, of_columns] for slab in slabs])[of_slices]  # (n, h, w)
     row_axis, column_axis, normal = layout.axes
     indices = layout.indices[of_slices]

@@ -58,6 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="size of a pixel; a checkpoint of 2 mm can be trained further at 1 mm "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--window-mm",
+        type=int,
+        nargs=2,
+        metavar=("ROWS", "COLUMNS"),
+        default=(160, 192),
+        help="what a slab shows, multiples of 32; a smaller window lies anywhere in the head and "
+        "costs less (default: 160 192)",
+    )
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
@@ -153,12 +162,16 @@ def _config(args: argparse.Namespace, start: str | None) -> TrainConfig:
     """Turn the options into a config; what wasn't given keeps the config's own default."""
     from segone_napari.data.synthetic import SyntheticConfig
     from segone_napari.models.network import NetworkConfig
+    from segone_napari.runtime import BadInput
     from segone_napari.training.base import TrainConfig
 
+    if any(side <= 0 or side % 32 for side in args.window_mm):
+        raise BadInput(f"--window-mm is {args.window_mm}; both sides must be multiples of 32")
     fine = round(2 / args.pixel_mm)
+    height, width = (round(side / args.pixel_mm) for side in args.window_mm)
     synthetic = SyntheticConfig(
-        height=fine * SyntheticConfig.height,
-        width=fine * SyntheticConfig.width,
+        height=height,
+        width=width,
         pixel_mm=args.pixel_mm,
         **given(planes=args.planes and tuple(args.planes), t1_share=args.t1_share),
     )
@@ -168,7 +181,11 @@ def _config(args: argparse.Namespace, start: str | None) -> TrainConfig:
         easy = {"start": start, "easy_until": 0.0, "varied_from": 0.0}
     return TrainConfig(
         system=args.system,
-        network=NetworkConfig(stem=fine * NetworkConfig.stem, **given(text_in=args.text_in)),
+        network=NetworkConfig(
+            stem=fine * NetworkConfig.stem,
+            detail_blocks=fine * NetworkConfig.detail_blocks,
+            **given(text_in=args.text_in),
+        ),
         synthetic=synthetic,
         **easy,
         **run_options(args),

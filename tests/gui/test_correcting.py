@@ -220,6 +220,33 @@ def test_interpolation_fills_the_slices_between_painted_ones(qtbot, with_balls) 
     qtbot.waitUntil(lambda: bool(layer.data[at + 2, 8, 9:13].all()), timeout=PATIENCE_MS)
 
 
+def test_slice_that_is_right_counts_as_corrected(qtbot, with_balls) -> None:
+    viewer, widget = with_balls
+    layer, status = viewer.layers["left ball"], child(widget, QLabel, "status")
+    before, at = layer.data.copy(), viewer.dims.current_step[0]
+    press(qtbot, viewer, Qt.Key.Key_Y)
+    assert status.text() == f"Slice {at} of left ball is right; 1 slice is to learn from"
+    press(qtbot, viewer, Qt.Key.Key_Y)
+    assert status.text().startswith(f"Slice {at} of left ball counted already")
+    assert not any("corrected" in row_text(row) for row in rows(widget))  # nothing was changed
+    undo(qtbot, viewer)
+    press(qtbot, viewer, Qt.Key.Key_Y)
+    assert "is right; 1 slice" in status.text()
+    np.testing.assert_array_equal(layer.data, before)
+    # filling in between uses it
+    viewer.dims.set_current_step(0, at + 4)
+    click(qtbot, widget, QToolButton, "tool_paint")
+    changed = stroke(qtbot, viewer, layer)
+    assert changed.any()
+    press(qtbot, viewer, Qt.Key.Key_I)
+    qtbot.waitUntil(lambda: (layer.data[at + 2] != before[at + 2]).any(), timeout=PATIENCE_MS)
+    np.testing.assert_array_equal(layer.data[at], before[at])
+    button = child(widget, QPushButton, "confirm")
+    qtbot.waitUntil(button.isEnabled, timeout=PATIENCE_MS)
+    click(qtbot, widget, QPushButton, "confirm")
+    assert status.text().endswith("is right; 3 slices are to learn from")  # one between
+
+
 @pytest.mark.parametrize("codes", ["LPI", "PSR", "SAL"])
 def test_strokes_reach_the_voxels_of_every_storage_order(qtbot, open_widget, codes) -> None:
     """What is painted on screen is painted in the mask on the file's own grid."""
@@ -240,6 +267,11 @@ def test_strokes_reach_the_voxels_of_every_storage_order(qtbot, open_widget, cod
     assert not np.array_equal(layer.data, painted)
     redo(qtbot, viewer)
     np.testing.assert_array_equal(layer.data, painted)
+    press(qtbot, viewer, Qt.Key.Key_Y)  # counted already, so at the same place
+    assert "counted already" in child(widget, QLabel, "status").text()
+    viewer.dims.set_current_step(0, viewer.dims.current_step[0] + 3)
+    press(qtbot, viewer, Qt.Key.Key_Y)
+    assert "is right; 2 slices" in child(widget, QLabel, "status").text()
 
 
 def test_other_labels_layers_keep_napari_s_own_undo(qtbot, with_balls) -> None:

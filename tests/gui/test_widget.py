@@ -423,11 +423,35 @@ def test_preset_is_the_one_that_the_session_is_made_with(
 
     widget = SegOneWidget(viewer, make_session=make)
     viewer.window.add_dock_widget(widget, name="SegOne")
+    qtbot.waitUntil(lambda: made == ["balanced"], timeout=PATIENCE_MS)  # before it is asked
     ask_and_wait(qtbot, widget, "left ball")
     ask_and_wait(qtbot, widget, "right ball")
     child(widget, QComboBox, "preset").setCurrentText("Fast")
     ask_and_wait(qtbot, widget, "left ball")
     assert made == ["balanced", "fast"]
+
+
+def test_model_that_cant_be_loaded_is_told_when_it_is_asked(
+    qtbot, make_napari_viewer, segmenter
+) -> None:
+    from segone_napari.gui.layers import image_layer_data
+    from segone_napari.gui.widget import SegOneWidget
+
+    tries: list[str] = []
+    viewer = make_napari_viewer(show=True)
+    data, arguments, _ = image_layer_data(head())
+    viewer.add_image(data, **arguments)
+
+    def make(preset, device):
+        tries.append(preset)
+        raise BadInput("the checkpoint is damaged; copy it anew")
+
+    widget = SegOneWidget(viewer, make_session=make)
+    viewer.window.add_dock_widget(widget, name="SegOne")
+    qtbot.waitUntil(lambda: len(tries) == 1, timeout=PATIENCE_MS)
+    ask(qtbot, widget, "left ball")
+    qtbot.waitUntil(lambda: not widget.is_working, timeout=PATIENCE_MS)
+    assert "the checkpoint is damaged" in child(widget, QLabel, "status").text()
 
 
 def test_light_and_dark_theme_both_have_readable_text(open_widget) -> None:

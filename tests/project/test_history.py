@@ -199,6 +199,28 @@ def test_corrected_slices_are_those_painted_since_the_last_result() -> None:
     assert [edit.kind for edit in history.edits(row_id)] == ["result", "brush", "result"]
 
 
+def test_confirmed_slices_count_as_corrected_along_their_axis_only() -> None:
+    history, row_id = history_with_row()
+    before = history.masks[row_id].copy()
+    change = history.confirm(row_id, 2, 5)
+    assert change is not None
+    assert change.boxes[row_id] == (slice(0, SHAPE[0]), slice(0, SHAPE[1]), slice(5, 6))
+    assert history.corrected_slices(row_id, 2) == (5,)
+    assert history.corrected_slices(row_id, 0) == history.corrected_slices(row_id, 1) == ()
+    assert history.corrected_slices(row_id, 2, ["brush"]) == ()
+    np.testing.assert_array_equal(history.masks[row_id], before)
+    assert history.confirm(row_id, 2, 5) is None  # known
+    history.undo()
+    assert history.corrected_slices(row_id, 2) == ()
+    history.redo()
+    assert history.corrected_slices(row_id, 2) == (5,)
+    with pytest.raises(BadInput, match="no slice"):
+        history.confirm(row_id, 2, SHAPE[2])
+    history.set_row(replace(history.row(row_id), state="accepted"))
+    with pytest.raises(RowLocked):
+        history.confirm(row_id, 2, 6)
+
+
 def test_masks_on_another_grid_and_rows_that_are_gone_are_refused() -> None:
     history, row_id = history_with_row()
     small = np.zeros((2, 2, 2), np.uint8)

@@ -110,6 +110,12 @@ def _sam2(history: EditHistory, rng: np.random.Generator, row: Row | None) -> No
     history.edit(row.id, blob(mask[box].shape, rng), kind="sam2", box=box)
 
 
+def _confirm(history: EditHistory, rng: np.random.Generator, row: Row | None) -> None:
+    if row is not None:
+        axis = int(rng.integers(3))
+        history.confirm(row.id, axis, int(rng.integers(history.shape[axis])))
+
+
 def _remove(history: EditHistory, rng: np.random.Generator, row: Row) -> None:
     history.remove(row.id)
 
@@ -153,6 +159,7 @@ _ACTIONS: dict[str, Any] = {
     "repair": _repair,
     "interpolate": _interpolate,
     "sam2": _sam2,
+    "confirm": _confirm,
     "remove": _remove,
     "state": _set_state,
     "touch": _touch_locked,
@@ -160,7 +167,7 @@ _ACTIONS: dict[str, Any] = {
     "redo": _redo,
     "say": _say,
 }
-_SHARES = [0.05, 0.05, 0.3, 0.04, 0.04, 0.07, 0.03, 0.04, 0.04, 0.17, 0.11, 0.06]
+_SHARES = [0.05, 0.05, 0.26, 0.04, 0.04, 0.07, 0.04, 0.03, 0.04, 0.04, 0.17, 0.11, 0.06]
 
 
 def _digest(mask: NDArray[np.uint8]) -> str:

@@ -11,11 +11,11 @@ ALL = ("axial", "coronal", "sagittal")
     ("through_plane", "plane"), [(None, "axial"), (2, "axial"), (1, "coronal"), (0, "sagittal")]
 )
 def test_fast_looks_once_along_the_slices_of_the_scan(through_plane, plane):
-    assert preset_views("fast", through_plane, ALL) == [View(plane, 2.0)]
+    assert preset_views("fast", through_plane, ALL) == [View(plane)]
 
 
 def test_fast_looks_in_a_plane_that_the_model_knows():
-    assert preset_views("fast", 0, ("axial", "coronal")) == [View("axial", 2.0)]
+    assert preset_views("fast", 0, ("axial", "coronal")) == [View("axial")]
 
 
 @pytest.mark.parametrize("through_plane", [None, 0, 1, 2])
