@@ -128,6 +128,8 @@ class SyntheticConfig:
     shear: float = 0.05
     elastic_mm: float = 3.0
     shift_mm: float = 8.0
+    roam_mm: tuple[float, float] = (0.0, 0.0)
+    """How much further along rows and columns a window smaller than a head may lie."""
     central_share: float = 0.5
     """Share of slices drawn from around the centre, where the small structures are."""
     central_mm: float = 22.0
@@ -537,10 +539,8 @@ def _pixel_positions(
     anywhere = low + (high - low) * draw.uniform(count)  # (B,)
     central = config.central_mm * draw.normal(count)
     slice_mm = torch.where(draw.uniform(count) < config.central_share, central, anywhere)
-    # a window smaller than a head lies anywhere in it
-    size_mm = config.pixel_mm * torch.tensor([config.height, config.width], device=draw.device)
-    room_mm = (torch.tensor(HEAD_MM, device=draw.device) - size_mm).clamp_min(0) / 2
-    shift = draw.uniform(count, 2, low=-1, high=1) * (config.shift_mm + room_mm)
+    reach = config.shift_mm + torch.tensor(config.roam_mm, device=draw.device)
+    shift = reach * draw.uniform(count, 2, low=-1, high=1)
     rows = (
         torch.arange(config.height, device=draw.device) - (config.height - 1) / 2
     ) * config.pixel_mm

@@ -40,6 +40,10 @@ class DenseModel(Protocol):
         """Pixel features (B, D, H, W) of slabs (B, S + 3, H, W)."""
         ...
 
+    def overview(self, slabs: Tensor) -> Tensor:
+        """As `features`, of pixels or of square blocks of them, roughly and quickly."""
+        ...
+
     def answers(self, prompts: Sequence[str]) -> Answers:
         """Turn names of structures into what `features` is multiplied with."""
         ...

@@ -159,6 +159,15 @@ class Up(nn.Module):
         out = F.conv_transpose2d(x, weight, stride=self.factor)
         return out + bias.to(out.dtype).repeat(1, x.shape[2], x.shape[3])
 
+    def means(self, x: Tensor) -> Tensor:
+        """The mean of each block that `forward` makes of a position: (B, D, H, W)."""
+        assert self.mix.bias is not None
+        weight, bias = (
+            values.unflatten(0, (-1, self.factor**2)).mean(1)
+            for values in (self.mix.weight, self.mix.bias)
+        )
+        return F.conv2d(x, weight[..., None], bias)
+
     def forward_as_conv1d(self, x: Tensor) -> Tensor:
         """Compute the same literally: the channel convolution, then pixel-shuffle."""
         return F.pixel_shuffle(self.mix.forward_as_conv1d(x), self.factor)

@@ -176,6 +176,25 @@ class MaskDecoder(nn.Module):
         prompt : (B, D) embeddings; None answers every prompt at once.
         """
         time = self.time(sinusoidal(share, self.config.condition))  # (B, E)
+        coarse = self.head(self._levels(seen, time, state, prompt))  # (B, D, H, W)
+        if self.pixels is None or self.detail is None:
+            return coarse
+        if state is None:
+            state = torch.zeros_like(seen.slab[:, :STATE_CHANNELS])
+        fine = self.pixels(torch.cat([coarse.float(), seen.slab, state], dim=1))
+        for block in self.details:
+            fine = block(fine, F.silu(time))
+        return coarse + self.detail(fine)
+
+    def overview(self, seen: ImageFeatures, share: Tensor) -> Tensor:
+        """Mean features of every `stem`² pixels, (B, D, H / stem, W / stem), without detail."""
+        time = self.time(sinusoidal(share, self.config.condition))  # (B, E)
+        return self.head.means(self._levels(seen, time, None, None))
+
+    def _levels(
+        self, seen: ImageFeatures, time: Tensor, state: Tensor | None, prompt: Tensor | None
+    ) -> Tensor:
+        """Go up from the latent to the finest level."""
         text = None if prompt is None else self.text(prompt)  # (B, E)
         latent_level = len(self.config.channels) - 1
         x: Tensor | None = None
@@ -193,15 +212,7 @@ class MaskDecoder(nn.Module):
             for block in self.levels[level]:  # type: ignore[attr-defined]
                 x = block(x, F.silu(condition))
         assert x is not None
-        coarse = self.head(x)  # (B, D, H, W)
-        if self.pixels is None or self.detail is None:
-            return coarse
-        if state is None:
-            state = torch.zeros_like(seen.slab[:, :STATE_CHANNELS])
-        fine = self.pixels(torch.cat([coarse.float(), seen.slab, state], dim=1))
-        for block in self.details:
-            fine = block(fine, F.silu(time))
-        return coarse + self.detail(fine)
+        return x
 
     def _text_enters(self, is_latent: bool) -> bool:
         return self.config.text_in in ("both", "latent" if is_latent else "skips")
@@ -219,6 +230,11 @@ class SegOneNetwork(nn.Module):
     def dense(self, slab: Tensor) -> Tensor:
         """Pixel features (B, D, H, W) that answer every prompt, from slabs (B, S + 3, H, W)."""
         return self.dense_from(self.encode(slab))
+
+    def overview(self, slab: Tensor) -> Tensor:
+        """As `dense`, of blocks of pixels, (B, D, H / stem, W / stem), roughly and quickly."""
+        seen = self.encode(slab)
+        return self.decoder.overview(seen, torch.ones(len(slab), device=slab.device))
 
     def encode(self, slab: Tensor) -> ImageFeatures:
         """Look at slabs (B, S + 3, H, W) once."""

@@ -32,6 +32,10 @@ class SegOneModel(nn.Module):
         """Pixel features (B, D, H, W) that answer every prompt, from slabs (B, S + 3, H, W)."""
         return self.network.dense(slabs)
 
+    def overview(self, slabs: Tensor) -> Tensor:
+        """As `features`, of blocks of pixels, roughly and quickly: (B, D, H / stem, W / stem)."""
+        return self.network.overview(slabs)
+
     def answers(self, prompts: Sequence[str]) -> Answers:
         """Read P prompts."""
         read = self.to_answer(self.tower(prompts))  # (P, D + 1)

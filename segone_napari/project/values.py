@@ -18,8 +18,9 @@ State = Literal["draft", "accepted", "not found"]
 
 Kind = Literal["brush", "sam2", "confirmed", "spread", "repair", "interpolation", "result", "row"]
 """What made an edit. ``brush`` is also the eraser and the fill; ``sam2`` is what a person clicked
-and took on a slice, and ``spread`` carries it to slices that nobody looked at; ``confirmed`` changes
-nothing and says that a slice is right as it is; ``result`` is the model's answer; ``row`` changes facts of a row, adds it or takes it away."""
+and took on a slice, and ``spread`` carries it to slices that nobody looked at; ``confirmed``
+changes nothing and says that a slice is right as it is; ``result`` is the model's answer; ``row``
+changes facts of a row, adds it or takes it away."""
 
 BY_HAND: tuple[Kind, ...] = ("brush", "sam2", "confirmed")
 """The kinds by which a person says which voxels belong to a structure."""

@@ -17,6 +17,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -330,12 +331,12 @@ class SlicedSystem:
             seen = []
             for slabs in _batched(layout.indices):
                 progress(0, PROGRESS_STEPS)
-                features = self._features(head, layout, slabs)
-                probability = self._classes.logits(features).float().softmax(1)  # (B, C, H, W)
-                seen.append(
-                    torch.stack([probability[:, w].sum(1) for w in (self._brain, self._cerebrum)])
-                )
-            masks = torch.cat(seen, 1)  # (2, N, H, W)
+                features = self._features(head, layout, slabs, self.model.overview)
+                probability = self._classes.logits(features).float().softmax(1)  # (B, C, h, w)
+                both = [probability[:, w].sum(1) for w in (self._brain, self._cerebrum)]
+                seen.append(torch.stack(both, 1))
+            size = [layout.box[a].stop - layout.box[a].start for a in layout.axes[:2]]
+            masks = F.interpolate(torch.cat(seen), size, mode="bilinear").transpose(0, 1)
             inside = tuple(
                 slice(b.start - of.start, b.stop - of.start)
                 for b, of in zip(image_box, layout.box, strict=True)
@@ -345,10 +346,16 @@ class SlicedSystem:
         is_brain, is_cerebrum = (_largest_piece(share > 0.5) for share in mean)
         return _centred_on(head, is_brain, is_cerebrum, image_box)
 
-    def _features(self, head: Head, layout: SlabLayout, indices: tuple[int, ...]) -> Tensor:
+    def _features(
+        self,
+        head: Head,
+        layout: SlabLayout,
+        indices: tuple[int, ...],
+        look: Callable[[Tensor], Tensor],
+    ) -> Tensor:
         slabs = cut_slabs(head, layout, indices, self.model.slices, NEIGHBOUR_MM)
         with fast_precision(self.device):
-            return self.model.features(slabs)  # (B, D, H, W)
+            return look(slabs)  # (B, D, H, W)
 
     def _look(
         self, head: Head, view: View, layout: SlabLayout, progress: Callable[[int], None]
@@ -360,7 +367,8 @@ class SlicedSystem:
         done = 0
         for indices in _batched(layout.indices):
             progress(done)
-            logits = classes.logits(self._features(head, layout, indices)).float()
+            features = self._features(head, layout, indices, self.model.features)
+            logits = classes.logits(features).float()
             probability = logits.softmax(1)  # (B, C, H, W)
             seen.append(_seen_lines(probability > FAINT))
             slabs.append(probability.half())

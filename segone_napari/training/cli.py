@@ -160,7 +160,7 @@ def command_line() -> str:
 
 def _config(args: argparse.Namespace, start: str | None) -> TrainConfig:
     """Turn the options into a config; what wasn't given keeps the config's own default."""
-    from segone_napari.data.synthetic import SyntheticConfig
+    from segone_napari.data.synthetic import HEAD_MM, SyntheticConfig
     from segone_napari.models.network import NetworkConfig
     from segone_napari.runtime import BadInput
     from segone_napari.training.base import TrainConfig
@@ -169,9 +169,13 @@ def _config(args: argparse.Namespace, start: str | None) -> TrainConfig:
         raise BadInput(f"--window-mm is {args.window_mm}; both sides must be multiples of 32")
     fine = round(2 / args.pixel_mm)
     height, width = (round(side / args.pixel_mm) for side in args.window_mm)
+    rows, columns = (
+        (whole - side) / 2 for whole, side in zip(HEAD_MM, args.window_mm, strict=True)
+    )
     synthetic = SyntheticConfig(
         height=height,
         width=width,
+        roam_mm=(max(0.0, rows), max(0.0, columns)),
         pixel_mm=args.pixel_mm,
         **given(planes=args.planes and tuple(args.planes), t1_share=args.t1_share),
     )

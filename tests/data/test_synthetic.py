@@ -188,6 +188,18 @@ def test_positions_grow_to_the_right_front_and_top(maps, plane):
     assert position[:, normal].flatten(1).std(1).max() == 0
 
 
+def test_a_small_window_lies_anywhere_in_the_head(maps):
+    def middles(options: dict) -> Tensor:
+        position = make(maps, replace(STILL, planes=("axial",), **options), 64).inputs[:, -3:-1]
+        return POSITION_SCALE_MM * position.mean((2, 3))  # (B, 2)
+
+    still, roaming = (middles({"shift_mm": 1.0, "roam_mm": roam}) for roam in ((0, 0), (9, 4)))
+    most = 1.25  # a small head is brought towards standard size by no more
+    assert still.abs().max() <= 1.01 * most
+    assert 7 < roaming[:, 0].abs().max() <= 10.1 * most
+    assert 3 < roaming[:, 1].abs().max() <= 5.1 * most
+
+
 def test_left_structures_lie_left_of_the_middle(maps):
     inputs, truth = make(maps, STILL, count=64)
     right = inputs[:, 3]

@@ -158,6 +158,15 @@ def test_the_unet_says_what_it_does_not_know():
         model.answers(["brainstem", "left knee"])
 
 
+def test_an_overview_is_the_mean_of_the_features_without_detail():
+    model = untrained_without_detail()
+    slabs = torch.randn(2, 6, 16, 32)
+    expected = torch.nn.functional.avg_pool2d(model.features(slabs), model.config.stem)
+    torch.testing.assert_close(model.overview(slabs), expected, rtol=1e-4, atol=1e-4)
+    unet = base.build_model(replace(TRAINING, system="unet"), VOCABULARY).eval()
+    torch.testing.assert_close(unet.overview(slabs), unet.features(slabs))
+
+
 def test_a_grown_model_answers_fine_pixels_as_their_mean():
     model = untrained_without_detail()
     grown = model.grown(replace(model.config, stem=2 * model.config.stem, detail_blocks=1))

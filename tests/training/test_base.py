@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from segone_napari.models.segone import SegOneModel
 from segone_napari.models.unet import UNetModel
 from segone_napari.runtime import BadInput
 from segone_napari.training import base
+from segone_napari.training import cli as training_cli
 from segone_napari.training.base import TrainConfig
 from segone_napari.training.cli import command_line
 from segone_napari.training.runs import Report, learning_rate_share, synthetic_at
@@ -301,6 +303,21 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
     assert shares[800] == pytest.approx(0.5, abs=0.01)
     assert 0 < shares[-1] < 1e-4
     assert all(a >= b for a, b in pairwise(shares[50:]))
+
+
+def test_a_finer_window_is_configured_with_a_finer_stem_and_roams():
+    def config(*options: str) -> TrainConfig:
+        parser = argparse.ArgumentParser()
+        training_cli.add_arguments(parser)
+        return training_cli._config(parser.parse_args(["maps", *options]), None)
+
+    assert config() == TrainConfig()
+    fine = config("--pixel-mm", "1", "--window-mm", "128", "160")
+    assert (fine.synthetic.height, fine.synthetic.width) == (128, 160)
+    assert fine.synthetic.roam_mm == (16, 16)
+    assert (fine.network.stem, fine.network.detail_blocks) == (4, 2)
+    with pytest.raises(BadInput, match="multiples of 32"):
+        config("--window-mm", "100", "160")
 
 
 def test_the_noted_command_names_no_places_of_this_machine(monkeypatch):
