@@ -68,7 +68,7 @@ LOCATE_STEP_MM = 6.0
 """Distance of the slices that the brain is looked for on."""
 LEAST_VOXELS = 100
 """Less than this of a brain tells nothing about where it lies."""
-SLABS_AT_ONCE = 8
+SLABS_AT_ONCE = 4
 PROGRESS_STEPS = 1000
 """Progress counts in shares of this, since how many slices there are is known only on the way."""
 LOOKING_SHARE = 0.7
@@ -329,7 +329,7 @@ class SlicedSystem:
         for plane in planes:
             layout = slab_layout(whole, plane, LOCATE_STEP_MM, self.model.stride)
             seen = []
-            for slabs in _batched(layout.indices):
+            for slabs in _batched(layout.indices, 2 * SLABS_AT_ONCE):
                 progress(0, PROGRESS_STEPS)
                 features = self._features(head, layout, slabs, self.model.overview)
                 probability = self._classes.logits(features).float().softmax(1)  # (B, C, h, w)
@@ -368,9 +368,8 @@ class SlicedSystem:
         for indices in _batched(layout.indices):
             progress(done)
             features = self._features(head, layout, indices, self.model.features)
-            logits = classes.logits(features).float()
-            probability = logits.softmax(1)  # (B, C, H, W)
-            seen.append(_seen_lines(probability > FAINT))
+            probability = classes.logits(features).float().softmax(1)  # (B, C, H, W)
+            seen.append(_seen_lines(probability))
             slabs.append(probability.half())
             done += len(indices)
         progress(done)
@@ -581,13 +580,14 @@ def _mirror(head: Head) -> Head:
 # --- views --------------------------------------------------------------------------------------
 
 
-def _batched(indices: tuple[int, ...]) -> list[tuple[int, ...]]:
-    return [indices[i : i + SLABS_AT_ONCE] for i in range(0, len(indices), SLABS_AT_ONCE)]
+def _batched(indices: tuple[int, ...], size: int = SLABS_AT_ONCE) -> list[tuple[int, ...]]:
+    return [indices[i : i + size] for i in range(0, len(indices), size)]
 
 
-def _seen_lines(is_seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _seen_lines(probability: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Which slices (B, C), rows (C, H) and columns (C, W) show each class, from (B, C, H, W)."""
-    by_row, by_column = is_seen.any(3), is_seen.any(2)  # (B, C, H), (B, C, W)
+    by_row = probability.amax(3) > FAINT  # (B, C, H)
+    by_column = probability.amax(2) > FAINT  # (B, C, W)
     return by_row.any(2).cpu(), by_row.any(0).cpu(), by_column.any(0).cpu()
 
 
