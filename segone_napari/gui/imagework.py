@@ -30,7 +30,7 @@ from segone_napari.runtime import SegOneError
 Entry = tuple[Row, NDArray[np.uint8]]
 
 REPAIRS: Mapping[str, tuple[str, str]] = {
-    "largest": ("Largest part", "Keep the largest part"),
+    "largest": ("Largest", "Keep the largest part"),
     "holes": ("Fill holes", "Fill holes"),
     "smooth": ("Smooth", "Smooth"),
     "absent": ("Not there", "Clear and accept, since it isn't in this image"),

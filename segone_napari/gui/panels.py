@@ -233,7 +233,7 @@ class FixPanel(QWidget):
         column.setSpacing(4)
         column.addLayout(top)
         column.addWidget(_flow([*self._tools.values(), *self._click_tools.values()]))
-        rest = [self._spread, self._interpolate, self._confirm, *self._repairs.values(), self._more]
+        rest = [self._spread, self._interpolate, self._confirm, self._more, *self._repairs.values()]
         column.addWidget(_flow(rest))
         column.addWidget(self._preview)
 

@@ -54,9 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixel-mm",
         type=float,
         choices=(1.0, 2.0),
-        default=2.0,
-        help="size of a pixel; a checkpoint of 2 mm can be trained further at 1 mm "
-        "(default: %(default)s)",
+        help="size of a pixel; a checkpoint of 2 mm can be trained further at 1 mm (default: that "
+        "of the checkpoint, or 2)",
     )
     parser.add_argument(
         "--window-mm",
@@ -109,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     from segone_napari.training.base import train
 
     start = None if args.start is None else resolve_checkpoint(args.start, args.system)
-    config = _config(args, None if start is None else start.name)
+    config = _config(args, start)
     with progress_shown(config.steps) as show:
         folder = train(
             args.label_maps,
@@ -158,7 +157,7 @@ def command_line() -> str:
     return shlex.join(["segone", *typed])
 
 
-def _config(args: argparse.Namespace, start: str | None) -> TrainConfig:
+def _config(args: argparse.Namespace, start: Path | None) -> TrainConfig:
     """Turn the options into a config; what wasn't given keeps the config's own default."""
     from segone_napari.data.synthetic import HEAD_MM, SyntheticConfig
     from segone_napari.models.network import NetworkConfig
@@ -167,8 +166,9 @@ def _config(args: argparse.Namespace, start: str | None) -> TrainConfig:
 
     if any(side <= 0 or side % 32 for side in args.window_mm):
         raise BadInput(f"--window-mm is {args.window_mm}; both sides must be multiples of 32")
-    fine = round(2 / args.pixel_mm)
-    height, width = (round(side / args.pixel_mm) for side in args.window_mm)
+    pixel_mm = args.pixel_mm or (2.0 if start is None else _pixel_mm(start))
+    fine = round(2 / pixel_mm)
+    height, width = (round(side / pixel_mm) for side in args.window_mm)
     rows, columns = (
         (whole - side) / 2 for whole, side in zip(HEAD_MM, args.window_mm, strict=True)
     )
@@ -176,13 +176,13 @@ def _config(args: argparse.Namespace, start: str | None) -> TrainConfig:
         height=height,
         width=width,
         roam_mm=(max(0.0, rows), max(0.0, columns)),
-        pixel_mm=args.pixel_mm,
+        pixel_mm=pixel_mm,
         **given(planes=args.planes and tuple(args.planes), t1_share=args.t1_share),
     )
     # a checkpoint that is trained further has seen easy images already
     easy: dict[str, Any] = {}
     if start is not None:
-        easy = {"start": start, "easy_until": 0.0, "varied_from": 0.0}
+        easy = {"start": start.name, "easy_until": 0.0, "varied_from": 0.0}
     return TrainConfig(
         system=args.system,
         network=NetworkConfig(
@@ -193,6 +193,18 @@ def _config(args: argparse.Namespace, start: str | None) -> TrainConfig:
         synthetic=synthetic,
         **easy,
         **run_options(args),
+    )
+
+
+def _pixel_mm(checkpoint: Path) -> float:
+    """The size of a pixel that a checkpoint was trained on."""
+    from segone_napari.models.checkpoint import read_manifest
+
+    return float(
+        read_manifest(checkpoint)
+        .training.get("config", {})
+        .get("synthetic", {})
+        .get("pixel_mm", 2.0)
     )
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -576,6 +576,19 @@ def test_of_accepted_rows_those_that_a_person_changed_or_drew_are_learnt_from() 
         history.set_row(Row("p", name, state="accepted", checkpoint=checkpoint, id=row))
     assert [one.term for one in said_in(history)] == ["changed", "opened"]
     assert all(one.slices is None for one in said_in(history))
+
+
+def test_slices_that_were_called_right_are_learnt_from_as_they_are() -> None:
+    history = EditHistory((5, 6, 7))
+    row = _row(history, np.zeros((5, 6, 7), np.uint8), checkpoint="segone")
+    history.confirm(row, 2, 3)
+    _stroke(history, row, [(2, 4, 5), (3, 5, 5)])
+    (one,) = said_in(history)
+    assert (one.axis, one.slices) == (2, (3, 5))
+    history.undo()
+    history.set_row(replace(history.row(row), state="accepted"))  # accepted as the model made it
+    (one,) = said_in(history)
+    assert (one.axis, one.slices) == (2, (3,))
 
 
 def test_what_was_spread_or_came_anew_is_no_correction() -> None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from segone_napari.data.vocabulary import Vocabulary
-from segone_napari.models.checkpoint import load_checkpoint, read_manifest
+from segone_napari.models.checkpoint import load_checkpoint, read_manifest, resolve_checkpoint
 from segone_napari.models.segone import SegOneModel
 from segone_napari.models.unet import UNetModel
 from segone_napari.runtime import BadInput
@@ -306,16 +306,19 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
 
 
 def test_a_finer_window_is_configured_with_a_finer_stem_and_roams():
-    def config(*options: str) -> TrainConfig:
-        parser = argparse.ArgumentParser()
-        training_cli.add_arguments(parser)
-        return training_cli._config(parser.parse_args(["maps", *options]), None)
+    parser = argparse.ArgumentParser()
+    training_cli.add_arguments(parser)
+
+    def config(*options: str, start: Path | None = None) -> TrainConfig:
+        return training_cli._config(parser.parse_args(["maps", *options]), start)
 
     assert config() == TrainConfig()
     fine = config("--pixel-mm", "1", "--window-mm", "128", "160")
     assert (fine.synthetic.height, fine.synthetic.width) == (128, 160)
     assert fine.synthetic.roam_mm == (16, 16)
     assert (fine.network.stem, fine.network.detail_blocks) == (4, 2)
+    further = config(start=resolve_checkpoint("segone", "segone"))
+    assert (further.synthetic.pixel_mm, further.network.stem) == (1.0, 4)  # as the bundled one
     with pytest.raises(BadInput, match="multiples of 32"):
         config("--window-mm", "100", "160")
 
