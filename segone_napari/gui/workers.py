@@ -7,6 +7,9 @@ carry the request's number and arrive on the GUI thread. Knows nothing of napari
 from __future__ import annotations
 
 import gc
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,9 +38,18 @@ from segone_napari.volume import Volume
 
 REPORT_EVERY_S = 0.05
 LOADING = "Loading the model …"
+NICENESS = 5
+"""Priority of the work on Linux, as `nice` counts it."""
 
 MakeSession = Callable[[str, str], "Segmenter"]
 """Makes what answers, from the names of a preset and a device."""
+
+
+def give_way() -> None:
+    """Let this thread, and those that it starts, wait where the window needs the processor."""
+    if sys.platform == "linux":  # elsewhere a thread has no priority that can be set so
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 class Segmenter(Protocol):
@@ -129,7 +141,9 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
         self._is_preparing = False
         self._has_answered = False
         self._is_stopped = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="segone")
+        self._thread = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="segone", initializer=give_way
+        )
 
     def ask(self, request: Request) -> None:
         """Queue a request; whatever ran before is cancelled."""

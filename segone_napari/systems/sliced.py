@@ -77,13 +77,13 @@ FAINT = 0.02
 """Probabilities up to this count as nothing."""
 SMALLEST_ML = 0.015
 LEAST_CONFIDENCE = 0.2
-LEAST_CONFIDENCE_OF = {LESIONS: 0.53, TUMOUR: 0.35}
+LEAST_CONFIDENCE_OF = {LESIONS: 0.53, TUMOUR: 0.45}
 """A structure smaller, or a mask less sure than this, counts as not found. What need not be in a
 head at all has to be surer."""
 
 ODDS_OF = {TUMOUR: 3.0}
-"""By how much the odds of a class are higher than the network says: it knows tumours from drawings
-only, and is too careful about those that look otherwise."""
+"""By how much the odds of a class are higher than the network says, where it is asked for: it knows
+tumours from drawings only, and is too careful about those that look otherwise."""
 
 _AROUND_BRAIN = ("background", "cerebrospinal fluid", "blood vessels")
 
@@ -236,7 +236,7 @@ class SlicedSystem:
             for parts, part in zip(by_class, self._look(head, view, layout, report), strict=True):
                 parts.append(part)
             done += len(layout.indices)
-        classes = self._believed([_sum(parts, 1 / len(views)) for parts in by_class])
+        classes = tuple(_sum(parts, 1 / len(views)) for parts in by_class)
 
         def sharpening(done: int, of: int) -> None:
             progress(looking + round((PROGRESS_STEPS - looking) * done / of), PROGRESS_STEPS)
@@ -287,7 +287,7 @@ class SlicedSystem:
         layout = slab_layout(thin, plane, 1.0, self.model.stride)
         one = replace(layout, indices=(middle,))
         parts = self._look(head, View(plane), one, lambda seen: progress(seen, 1))
-        classes = self._believed([_thickened(part, normal) for part in parts])
+        classes = tuple(_thickened(part, normal) for part in parts)
         encoded = EncodedHead(image.grid, working, thin, classes)
         return [_only_slice(self._answer(encoded, p), axis, index) for p in prompts]
 
@@ -383,14 +383,6 @@ class SlicedSystem:
             for index, extent in enumerate(_extents(seen))
         ]
 
-    def _believed(self, parts: Sequence[Part]) -> tuple[Part, ...]:
-        """Correct the odds of each class."""
-        times = [ODDS_OF.get(name, 1.0) for name in self.vocabulary.class_names]
-        return tuple(
-            part if k == 1 else part._replace(values=k * part.values / (1 + (k - 1) * part.values))
-            for part, k in zip(parts, times, strict=True)
-        )
-
     def _sharpened(
         self, image: Volume, working: Grid, classes: tuple[Part, ...], progress: Progress
     ) -> SparseClasses:
@@ -420,6 +412,8 @@ class SlicedSystem:
         else:
             sharp = encoded.sharp.probability(self._indices_of(term))
             box, values = to_stored(*sharp, native)
+        if (times := ODDS_OF.get(term.classes[0])) is not None:
+            values = times * values / (1 + (times - 1) * values)
         confidence = expected_dice(values)
         mask = values > 0.5
         volume_ml = int(mask.sum()) * native.voxel_volume_ml
