@@ -48,8 +48,10 @@ MakeSession = Callable[[str, str], "Segmenter"]
 def give_way() -> None:
     """Let this thread, and those that it starts, wait where the window needs the processor."""
     if sys.platform == "linux":  # elsewhere a thread has no priority that can be set so
+        thread = threading.get_native_id()
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            own = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, max(own, NICENESS))
 
 
 class Segmenter(Protocol):

@@ -1,6 +1,9 @@
 """The widget in a real viewer, used as a person would use it."""
 
+import os
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +25,7 @@ from qtpy.QtWidgets import (
 from segone_napari.gui.layers import volume_of
 from segone_napari.gui.rows import REPLACE
 from segone_napari.gui.widget import time_left
+from segone_napari.gui.workers import NICENESS, give_way
 from segone_napari.runtime import BadInput
 from segone_napari.volume import Volume
 
@@ -452,6 +456,17 @@ def test_model_that_cant_be_loaded_is_told_when_it_is_asked(
     ask(qtbot, widget, "left ball")
     qtbot.waitUntil(lambda: not widget.is_working, timeout=PATIENCE_MS)
     assert "the checkpoint is damaged" in child(widget, QLabel, "status").text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own here")
+def test_work_waits_where_the_window_needs_the_processor() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    own = priority()
+    with ThreadPoolExecutor(max_workers=1, initializer=give_way) as pool:
+        assert pool.submit(priority).result() == max(own, NICENESS)
+    assert priority() == own
 
 
 def test_light_and_dark_theme_both_have_readable_text(open_widget) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segone_napari.data.synthetic import PLANES
 from segone_napari.runtime import BadCheckpoint, BadInput, Cancelled
-from segone_napari.systems import registry
+from segone_napari.systems import registry, sliced
 from segone_napari.systems.base import Result, System
 from segone_napari.volume import Grid, Volume
 from tests.tiny import LEFT, RIGHT, SYNTHETIC, centred_affine, head, labels, one_thread
@@ -111,6 +111,19 @@ def test_probabilities_confidence_and_doubt_lie_between_0_and_1(make: Make, pres
             assert result.uncertainty.shape == result.probability.shape
             assert result.uncertainty.dtype == np.float16
             assert 0 <= result.uncertainty.min() <= result.uncertainty.max() <= 1
+
+
+def test_odds_are_corrected_for_the_class_that_is_asked_for_only(make: Make, monkeypatch):
+    system = make()
+    encoded = system.encode(head())
+    before = system.segment(encoded, PROMPTS)
+    monkeypatch.setitem(sliced.ODDS_OF, "brainstem", 3.0)
+    after = system.segment(encoded, PROMPTS)
+    for one, other in zip(before, after, strict=True):
+        p = one.probability.astype(np.float32)
+        expected = 3 * p / (1 + 2 * p) if one.prompt == "brainstem" else p
+        np.testing.assert_allclose(other.probability, expected, atol=2e-3)
+    assert after[1].mask.data.sum() > before[1].mask.data.sum()
 
 
 def test_answers_come_in_the_order_of_the_prompts(make: Make):
