@@ -77,7 +77,7 @@ FAINT = 0.02
 """Probabilities up to this count as nothing."""
 SMALLEST_ML = 0.015
 LEAST_CONFIDENCE = 0.2
-LEAST_CONFIDENCE_OF = {LESIONS: 0.53, TUMOUR: 0.45}
+LEAST_CONFIDENCE_OF = {LESIONS: 0.53, TUMOUR: 0.52}
 """A structure smaller, or a mask less sure than this, counts as not found. What need not be in a
 head at all has to be surer."""
 
