@@ -38,14 +38,14 @@ from segone_napari.data.resample import to_working
 from segone_napari.data.slices import cut_slabs, slab_layout
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.models.answers import Answers
-from segone_napari.models.checkpoint import load_checkpoint, resolve_checkpoint
+from segone_napari.models.checkpoint import load_checkpoint, read_manifest, resolve_checkpoint
 from segone_napari.models.network import TextPlace
 from segone_napari.models.pipeline import sample_mask
 from segone_napari.models.schedule import NoiseSchedule
 from segone_napari.models.segone import SegOneModel
 from segone_napari.runtime import fast_precision
 from segone_napari.systems.segone import SegOne
-from segone_napari.systems.sliced import NEIGHBOUR_MM
+from segone_napari.systems.sliced import NEIGHBOUR_MM, trained_on
 from segone_napari.training.base import TrainConfig, train
 
 CPU = torch.device("cpu")
@@ -315,10 +315,10 @@ def _trained_further(
         varied_from=0.0,
         start=folder.name,
     )
+    _, pixel_mm = trained_on(read_manifest(folder), folder)
     network = replace(_loaded(folder).config, text_in=place)
-    config = replace(
-        config, network=network, synthetic=replace(config.synthetic, planes=("axial",))
-    )
+    synthetic = replace(config.synthetic.with_pixels(pixel_mm), planes=("axial",))
+    config = replace(config, network=network, synthetic=synthetic)
     run = args.run / f"{place}_{'noise' if shown else 'silent'}"
     return train(
         args.data / "label_maps", run, config, start=folder, command="benchmarks/ablation.py"

@@ -170,10 +170,14 @@ def crop_labels(path: Path) -> NDArray[np.int64]:
     return formats.read(path.parents[1] / "labels" / path.name).data.astype(np.int64)
 
 
+def shown_in(mask: NDArray[np.bool_], axis: int) -> NDArray[np.intp]:
+    """The slices along an axis that show something."""
+    return np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+
+
 def spread(mask: NDArray[np.bool_], axis: int, count: int) -> list[int]:
     """`count` slices that show something, evenly from near the first to near the last."""
-    others = tuple(a for a in range(3) if a != axis)
-    shown = np.flatnonzero(mask.any(axis=others))
+    shown = shown_in(mask, axis)
     inset = min(1, (len(shown) - 1) // 2)
     places = np.linspace(inset, len(shown) - 1 - inset, count).round().astype(int)
     return sorted({int(shown[p]) for p in places})
@@ -181,8 +185,7 @@ def spread(mask: NDArray[np.bool_], axis: int, count: int) -> list[int]:
 
 def amid(mask: NDArray[np.bool_], axis: int, count: int) -> list[int]:
     """`count` slices in the middle of as many equal parts of what shows something."""
-    others = tuple(a for a in range(3) if a != axis)
-    shown = np.flatnonzero(mask.any(axis=others))
+    shown = shown_in(mask, axis)
     return [int(shown[int((n + 0.5) / count * len(shown))]) for n in range(count)]
 
 
@@ -413,8 +416,6 @@ def measure_accepted(bench: Bench) -> None:
                 score = measure_crops(bench, project, name, most=CURVE_CASES)
                 curves.setdefault(kind, []).append((slices, score))
     bench.figures["curves with accepted slices"] = curves
-    if bench.args.plot:
-        plot(curves, bench.args.plot)
 
 
 Propose = Callable[[Volume, int, NDArray[np.bool_]], dict[int, NDArray[np.bool_]]]
@@ -482,7 +483,7 @@ def plot(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
         pen.line([place(0, tenth / 10), place(most, tenth / 10)], fill=(220, 220, 220))
         pen.text((12, place(0, tenth / 10)[1] - 8), f"{tenth / 10:.1f}", fill="black", font=font)
     for number, (kind, curve) in enumerate(curves.items()):
-        colour = ((200, 60, 40), (40, 90, 200), (30, 140, 60))[number % 3]
+        colour = ((200, 60, 40), (40, 90, 200))[number % 2]
         pen.line([place(n, score) for n, score in curve], fill=colour, width=3)
         pen.text((edge + 20, 12 + 18 * number), kind, fill=colour, font=font)
     for n in range(most + 1):

@@ -44,9 +44,6 @@ MNI_CENTRE_MM = (0.0, -17.0, 14.0)
 MNI_CEREBRUM_MM = (140.0, 176.0, 124.0)
 """About where the cerebrum lies in MNI space, in which lesion masks lie, and how large it is."""
 
-HEAD_MM = (160.0, 192.0)
-"""Rows and columns that a slab of a whole brain needs."""
-
 Point = tuple[float, float, float]
 
 PLANES: dict[str, tuple[int, int, int]] = {
@@ -158,6 +155,12 @@ class SyntheticConfig:
     """Share of images whose white matter has no lesion, although the label map has some."""
     lesion_share: float = 0.25
     """Share of images with lesions from a mask, where there are masks."""
+
+    def with_pixels(self, pixel_mm: float) -> SyntheticConfig:
+        """Return the same window in pixels of another size."""
+        times = self.pixel_mm / pixel_mm
+        height, width = round(times * self.height), round(times * self.width)
+        return replace(self, height=height, width=width, pixel_mm=pixel_mm)
 
 
 class Slabs(NamedTuple):

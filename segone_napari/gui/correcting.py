@@ -275,12 +275,12 @@ class Correcting(QObject):  # type: ignore[misc, unused-ignore]
         return None if plane is None else Slice(self._work.values, *plane)
 
     def _confirm(self, where: Slice, work: ImageWork, row: Row) -> None:
-        is_new = work.confirm(row.id, where.axis, where.index)
-        count = len(work.corrected_on_layer(row.id, where.axis))
+        known = work.corrected_on_layer(row.id, where.axis)
+        work.confirm(row.id, where.axis, where.index)
+        count = len(known | {where.index})
         many = "slice is" if count == 1 else "slices are"
-        words = f"Slice {where.index} of {row.name} " + (
-            "is right" if is_new else "counted already"
-        )
+        state = "counted already" if where.index in known else "is right"
+        words = f"Slice {where.index} of {row.name} {state}"
         self.told.emit(f"{words}; {count} {many} to learn from")
 
     def _spread(self, where: Slice, work: ImageWork, row: Row) -> None:

@@ -231,14 +231,10 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         else:
             self._change_in_thread(row_id, work)
 
-    def confirm(self, row_id: int, axis: int, index: int) -> bool:
-        """Keep that a slice along a layer's axis is right; False if that was known."""
-        layout, size = self.values.layout, self.image.data.shape[axis]
-        if index in self.corrected_on_layer(row_id, axis):
-            return False
-        stored = size - 1 - index if layout.flips[axis] else index
-        self._do(lambda: self.history.confirm(row_id, layout.axes[axis], stored))
-        return True
+    def confirm(self, row_id: int, axis: int, index: int) -> None:
+        """Keep that a slice along a layer's axis is right."""
+        stored = self.values.layout.stored_plane(axis, index, self.image.data.shape)
+        self._do(lambda: self.history.confirm(row_id, *stored))
 
     def corrected_on_layer(
         self, row_id: int, axis: int, kinds: Collection[Kind] = BY_HAND

@@ -193,11 +193,11 @@ class EditHistory:
         kinds : the kinds of edits that count.
         """
         slices: set[int] = set()
-        for places in self.changed_since_result(row_id, [k for k in kinds if k != "confirmed"]):
-            slices.update(places[axis].tolist())
-        if "confirmed" in kinds:
-            of_slices = self.changed_since_result(row_id, ["confirmed"])
-            slices.update(int(p[axis][0]) for p in of_slices if len(p[axis]) == 1)
+        for kind, part in self._parts_since_result(row_id, kinds):
+            if kind != "confirmed":
+                slices.update(self._voxels_of(part)[axis].tolist())
+            elif part.box[axis].stop - part.box[axis].start == 1:
+                slices.add(part.box[axis].start)
         return tuple(sorted(slices))
 
     def changed_since_result(
@@ -207,16 +207,23 @@ class EditHistory:
 
         Yields three arrays, of voxels (i, j, k); for a confirmed slice the indices along each axis.
         """
+        for kind, part in self._parts_since_result(row_id, kinds):
+            if kind == "confirmed":
+                yield tuple(np.arange(side.start, side.stop) for side in part.box)
+            else:
+                yield self._voxels_of(part)
+
+    def _parts_since_result(
+        self, row_id: int, kinds: Collection[Kind]
+    ) -> Iterator[tuple[Kind, Part]]:
         for edit in self.newest_edits(row_id):
             if edit.kind == "result":
                 return
             if edit.kind in kinds:
-                part = next(part for part in edit.parts if part.row_id == row_id)
-                if edit.kind == "confirmed":
-                    i, j, k = (np.arange(side.start, side.stop) for side in part.box)
-                    yield i, j, k
-                    continue
-                yield np.unravel_index(part.delta().indices(), self._work.shape)
+                yield edit.kind, next(part for part in edit.parts if part.row_id == row_id)
+
+    def _voxels_of(self, part: Part) -> tuple[NDArray[np.intp], ...]:
+        return np.unravel_index(part.delta().indices(), self._work.shape)
 
     # Edits ---------------------------------------------------------------------------------
 

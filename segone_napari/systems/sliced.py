@@ -192,7 +192,7 @@ class SlicedSystem:
         model, vocabulary, manifest = load_checkpoint(folder)
         if manifest.system != name:
             raise BadCheckpoint(f"{folder} is a checkpoint of {manifest.system}, not of {name}")
-        planes, pixel_mm = _trained_on(manifest, folder)
+        planes, pixel_mm = trained_on(manifest, folder)
         place = choose_device(device)
         return cls(
             name,
@@ -459,7 +459,7 @@ class SlicedSystem:
         return (f"the {term.canonical} lies on the other side of the brain's middle; check it",)
 
 
-def _trained_on(manifest: Manifest, folder: Path) -> tuple[tuple[str, ...], float]:
+def trained_on(manifest: Manifest, folder: Path) -> tuple[tuple[str, ...], float]:
     """The planes, and the mm of a pixel, that a checkpoint says it was trained on."""
     try:
         synthetic = manifest.training["config"]["synthetic"]

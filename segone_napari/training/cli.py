@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs=2,
         metavar=("ROWS", "COLUMNS"),
-        default=(160, 192),
         help="what a slab shows, multiples of 32; a smaller window lies anywhere in the head and "
         "costs less (default: 160 192)",
     )
@@ -159,24 +159,23 @@ def command_line() -> str:
 
 def _config(args: argparse.Namespace, start: Path | None) -> TrainConfig:
     """Turn the options into a config; what wasn't given keeps the config's own default."""
-    from segone_napari.data.synthetic import HEAD_MM, SyntheticConfig
+    from segone_napari.data.synthetic import SyntheticConfig
     from segone_napari.models.network import NetworkConfig
     from segone_napari.runtime import BadInput
     from segone_napari.training.base import TrainConfig
 
-    if any(side <= 0 or side % 32 for side in args.window_mm):
-        raise BadInput(f"--window-mm is {args.window_mm}; both sides must be multiples of 32")
-    pixel_mm = args.pixel_mm or (2.0 if start is None else _pixel_mm(start))
-    fine = round(2 / pixel_mm)
-    height, width = (round(side / pixel_mm) for side in args.window_mm)
-    rows, columns = (
-        (whole - side) / 2 for whole, side in zip(HEAD_MM, args.window_mm, strict=True)
-    )
-    synthetic = SyntheticConfig(
-        height=height,
-        width=width,
-        roam_mm=(max(0.0, rows), max(0.0, columns)),
-        pixel_mm=pixel_mm,
+    whole = SyntheticConfig().with_pixels(1.0)
+    whole_mm = whole.height, whole.width
+    window_mm = tuple(args.window_mm or whole_mm)
+    if any(side <= 0 or side % 32 for side in window_mm):
+        raise BadInput(f"--window-mm is {window_mm}; both sides must be multiples of 32")
+    pixel_mm = args.pixel_mm or (SyntheticConfig.pixel_mm if start is None else _pixel_mm(start))
+    fine = round(SyntheticConfig.pixel_mm / pixel_mm)
+    height, width = window_mm
+    rows, columns = (max(0, w - side) / 2 for w, side in zip(whole_mm, window_mm, strict=True))
+    synthetic = replace(
+        SyntheticConfig(height=height, width=width, pixel_mm=1.0).with_pixels(pixel_mm),
+        roam_mm=(rows, columns),
         **given(planes=args.planes and tuple(args.planes), t1_share=args.t1_share),
     )
     # a checkpoint that is trained further has seen easy images already
@@ -199,13 +198,9 @@ def _config(args: argparse.Namespace, start: Path | None) -> TrainConfig:
 def _pixel_mm(checkpoint: Path) -> float:
     """The size of a pixel that a checkpoint was trained on."""
     from segone_napari.models.checkpoint import read_manifest
+    from segone_napari.systems.sliced import trained_on
 
-    return float(
-        read_manifest(checkpoint)
-        .training.get("config", {})
-        .get("synthetic", {})
-        .get("pixel_mm", 2.0)
-    )
+    return trained_on(read_manifest(checkpoint), checkpoint)[1]
 
 
 def run_options(args: argparse.Namespace) -> dict[str, Any]:

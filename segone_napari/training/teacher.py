@@ -90,9 +90,7 @@ class TeacherConfig:
     validation_maps: int = 2
     seed: int = 0
     sam2: Sam2Config = field(default_factory=Sam2Config)
-    synthetic: SyntheticConfig = field(
-        default_factory=lambda: SyntheticConfig(height=160, width=192, pixel_mm=1.0)
-    )
+    synthetic: SyntheticConfig = field(default_factory=lambda: SyntheticConfig().with_pixels(1.0))
 
 
 def train_teacher(
