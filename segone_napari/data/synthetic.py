@@ -123,7 +123,7 @@ class SyntheticConfig:
     rotation_deg: float = 14.0
     scaling: float = 0.14
     shear: float = 0.05
-    elastic_mm: float = 3.0
+    elastic_mm: float = 4.0
     shift_mm: float = 8.0
     roam_mm: tuple[float, float] = (0.0, 0.0)
     """How much further along rows and columns a window smaller than a head may lie."""
@@ -149,6 +149,8 @@ class SyntheticConfig:
     """Share of images with a tumour, where the vocabulary has that class."""
     tumour_jitter: float = 0.18
     """As `look_jitter`, for the tissues of tumours: hardly two look alike."""
+    tumour_texture: float = 0.2
+    """How much brightness changes from place to place within a tumour, at most on average."""
     ghost_share: float = 0.1
     """Share of images with ghosts of motion."""
     healed_share: float = 0.35
@@ -724,7 +726,14 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     spread[:, 0] *= ~has_dark_air
     spread = torch.where(is_tumour, 2.5 * spread, spread)
     sample = torch.arange(count, device=draw.device)[:, None, None, None]
-    return mean[sample, tissue] + spread[sample, tissue] * draw.normal(*tissue.shape)
+    painted = mean[sample, tissue] + spread[sample, tissue] * draw.normal(*tissue.shape)
+    if not config.tumour_texture:
+        return painted
+    # within a tumour brightness also changes from place to place
+    height, width = tissue.shape[2:]
+    texture = draw.normal(count, 1, 10, 12) * draw.uniform(count, 1, 1, 1)
+    texture = F.interpolate(texture, (height, width), mode="bicubic")
+    return painted + config.tumour_texture * texture * is_tumour[tissue]
 
 
 def _scan(slices: Tensor, is_stripped: Tensor, config: SyntheticConfig, draw: _Draw) -> Tensor:

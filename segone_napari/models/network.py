@@ -43,9 +43,9 @@ class NetworkConfig:
     """Channels of each level; each has half the positions of the one before in each direction."""
     stem: int = 2
     """Pixels that the first pixel-unshuffle takes together along each direction."""
-    encoder_blocks: tuple[int, ...] = (1, 2, 2, 2)
+    encoder_blocks: tuple[int, ...] = (2, 4, 4, 4)
     """Scan blocks of each level on the way down."""
-    decoder_blocks: tuple[int, ...] = (2, 2, 2, 2)
+    decoder_blocks: tuple[int, ...] = (4, 4, 4, 4)
     """Scan blocks of each level on the way up; the last of them is the latent."""
     detail_blocks: int = 1
     """Scan blocks on the pixels themselves, which see the slab again, at the end."""

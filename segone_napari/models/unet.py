@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from segone_napari.models.answers import Answers
@@ -38,6 +37,9 @@ class UNetModel(nn.Module):
     """MONAI's 2-D U-Net; a prompt's answer is the output channel of its class."""
 
     def __init__(self, config: UNetConfig, class_names: Sequence[str]) -> None:
+        # here, because importing MONAI takes longer than loading SegOne
+        from monai.networks.nets.unet import UNet
+
         super().__init__()
         self.config = config
         self.slices, self.stride = config.slices, config.stride

@@ -45,6 +45,7 @@ from segone_napari.data.synthetic import (
 from segone_napari.data.vocabulary import Match, Term, Vocabulary
 from segone_napari.models.answers import DenseModel
 from segone_napari.models.checkpoint import Manifest, load_checkpoint
+from segone_napari.models.network import POSITION_CHANNELS
 from segone_napari.runtime import (
     BadCheckpoint,
     BadInput,
@@ -69,6 +70,8 @@ LOCATE_STEP_MM = 6.0
 LEAST_VOXELS = 100
 """Less than this of a brain tells nothing about where it lies."""
 SLABS_AT_ONCE = 4
+"""What fits a CPU's cache."""
+SLABS_AT_ONCE_ON_GPU = 32
 PROGRESS_STEPS = 1000
 """Progress counts in shares of this, since how many slices there are is known only on the way."""
 LOOKING_SHARE = 0.7
@@ -177,6 +180,9 @@ class SlicedSystem:
             self._cerebrum = _indices([n in CEREBRUM for n in names], device)
             self._classes = model.answers(names)
             self._mirrored = model.answers([vocabulary.swap_side(name) for name in names])
+        self._at_once = SLABS_AT_ONCE if device.type == "cpu" else SLABS_AT_ONCE_ON_GPU
+        if device.type != "cpu":
+            self._warm_up()
 
     @classmethod
     def from_checkpoint(
@@ -300,6 +306,18 @@ class SlicedSystem:
 
     # --- encoding -------------------------------------------------------------------------------
 
+    @torch.inference_mode()
+    def _warm_up(self) -> None:
+        """Look at nothing: a GPU loads what it computes with when that is first used."""
+        side = 4 * self.model.stride
+        slabs = torch.zeros(
+            self._at_once, self.model.slices + POSITION_CHANNELS, side, side, device=self.device
+        )
+        for look in (self.model.overview, self.model.features):
+            with fast_precision(self.device):
+                features = look(slabs)
+            self._classes.logits(features).float().softmax(1).half().amax().item()
+
     def locate(self, image: Volume, *, progress: Progress = no_progress) -> tuple[Grid, Head]:
         """Bring an image to the working grid and find the brain in it; kept while the image is."""
         if image not in self._located:
@@ -333,7 +351,7 @@ class SlicedSystem:
         for plane in planes:
             layout = slab_layout(whole, plane, LOCATE_STEP_MM, self.model.stride)
             seen = []
-            for slabs in _batched(layout.indices, 2 * SLABS_AT_ONCE):
+            for slabs in _batched(layout.indices, 2 * self._at_once):
                 progress(0, PROGRESS_STEPS)
                 features = self._features(head, layout, slabs, self.model.overview)
                 probability = self._classes.logits(features).float().softmax(1)  # (B, C, h, w)
@@ -369,7 +387,7 @@ class SlicedSystem:
         classes = self._mirrored if view.is_mirrored else self._classes
         slabs, seen = [], []
         done = 0
-        for indices in _batched(layout.indices):
+        for indices in _batched(layout.indices, self._at_once):
             progress(done)
             features = self._features(head, layout, indices, self.model.features)
             probability = classes.logits(features).float().softmax(1)  # (B, C, H, W)
@@ -586,7 +604,7 @@ def _mirror(head: Head) -> Head:
 # --- views --------------------------------------------------------------------------------------
 
 
-def _batched(indices: tuple[int, ...], size: int = SLABS_AT_ONCE) -> list[tuple[int, ...]]:
+def _batched(indices: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
     return [indices[i : i + size] for i in range(0, len(indices), size)]
 
 

@@ -10,7 +10,7 @@ Sources: Jordan et al., *Muon: An optimizer for hidden layers in neural networks
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from segone_napari.runtime import has_fast_bfloat16
 
 MOMENTUM = 0.95
 """Muon's, of which it also looks ahead (Nesterov)."""
+
+Group = dict[str, Any]
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -46,52 +48,68 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("MuonAdamW calls no closure; compute the gradients before the step")
         for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             update = self._muon if group["is_muon"] else self._adam
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    update(parameter, parameter.grad, group)
+            update(parameters, [p.grad for p in parameters], group)
 
-    def _muon(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        momentum: Tensor = state["momentum"]
-        momentum.lerp_(gradient, 1 - MOMENTUM)
-        direction = orthogonal_taps(gradient.lerp(momentum, MOMENTUM))
-        parameter.add_(direction, alpha=-group["lr"])
+    def _muon(self, parameters: list[Tensor], gradients: list[Tensor], group: Group) -> None:
+        momenta = self._kept("momentum", parameters)
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        directions = orthogonal_taps(torch._foreach_lerp(gradients, momenta, MOMENTUM))
+        torch._foreach_add_(parameters, directions, alpha=-group["lr"])
 
-    def _adam(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["mean"] = torch.zeros_like(parameter)
-            state["square"] = torch.zeros_like(parameter)
+    def _adam(self, parameters: list[Tensor], gradients: list[Tensor], group: Group) -> None:
         first, second = group["betas"]
-        state["step"] += 1
-        state["mean"].lerp_(gradient, 1 - first)
-        state["square"].lerp_(gradient.square(), 1 - second)
-        count = float(state["step"])
-        size = (state["square"] / (1 - second**count)).sqrt_().add_(group["eps"])
-        parameter.addcdiv_(state["mean"], size, value=-group["lr"] / (1 - first**count))
+        means, squares = self._kept("mean", parameters), self._kept("square", parameters)
+        torch._foreach_lerp_(means, gradients, 1 - first)
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - second)
+        counts = []
+        for parameter in parameters:
+            step = self.state[parameter].setdefault("step", torch.zeros(()))
+            step += 1
+            counts.append(float(step))
+        sizes = torch._foreach_div(squares, [1 - second**count for count in counts])
+        torch._foreach_sqrt_(sizes)
+        torch._foreach_add_(sizes, group["eps"])
+        shares = [-group["lr"] / (1 - first**count) for count in counts]
+        torch._foreach_addcdiv_(parameters, means, sizes, scalars=shares)
+
+    def _kept(self, name: str, parameters: list[Tensor]) -> list[Tensor]:
+        """What is kept of each parameter under a name; zeros at first."""
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]
 
 
-def orthogonal_taps(weight: Tensor) -> Tensor:
-    """Orthogonalise a weight (out, in, …), each tap of a convolution of kernel 3 by itself.
+def orthogonal_taps(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Orthogonalise weights (out, in, …), each tap of a convolution of kernel 3 by itself.
 
     Other weights are one matrix (out, the rest): those of a pixel-unshuffle see all their pixels
     together. The result is scaled so that a tall matrix moves its outputs as far as a square one.
+    Matrices of one shape are done together, which saves many small operations.
     """
-    taps = (
+    taps = [
         weight.flatten(2).permute(2, 0, 1)  # (K, out, in)
         if weight.ndim > 2 and max(weight.shape[2:]) > 1
         else weight.flatten(1)[None]  # (1, out, rest)
-    )
-    _, rows, columns = taps.shape
-    result = orthogonal(taps) * max(1.0, rows / columns) ** 0.5
-    if len(taps) == 1:
-        return result.view_as(weight)
-    return result.permute(1, 2, 0).reshape(weight.shape)
+        for weight in weights
+    ]
+    alike: dict[tuple[int, int], list[int]] = {}
+    for place, (_, rows, columns) in enumerate(matrices.shape for matrices in taps):
+        alike.setdefault((rows, columns), []).append(place)
+    results = list(weights)
+    for (rows, columns), places in alike.items():
+        together = orthogonal(torch.cat([taps[place] for place in places]))
+        together = together * max(1.0, rows / columns) ** 0.5
+        for place, result in zip(
+            places, together.split([len(taps[place]) for place in places]), strict=True
+        ):
+            results[place] = result.permute(1, 2, 0).reshape(weights[place].shape)
+    return results
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

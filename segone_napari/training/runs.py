@@ -229,8 +229,8 @@ class _SlabDataset(Dataset[Slabs]):
         device = self.maps.tissues.device
         generator = generator_for(seed, step, 0, device)
         synthetic = synthetic_at(step, self.config)
-        # a few slabs at a time fit a CPU's cache
-        chunk = min(4, self.config.batch) if device.type == "cpu" else self.config.batch
+        # a few slabs at a time fit a CPU's cache; slabs made together share some of their draws
+        chunk = min(4 if device.type == "cpu" else 128, self.config.batch)
         parts = [
             generate(self.maps, synthetic, count, generator)
             for count in _chunks(self.config.batch, chunk)

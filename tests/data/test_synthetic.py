@@ -270,6 +270,24 @@ def test_ghosts_of_motion_are_copies_at_another_place():
 # --- thick slices -------------------------------------------------------------------------------
 
 
+def test_brightness_changes_from_place_to_place_in_a_tumour_alone(maps):
+    rim, white = maps.names.index(tumours.TISSUES[1]), maps.names.index(CEREBRUM[0])
+    tissue = torch.full((8, 1, 64, 64), white)
+    tissue[..., 32:] = rim
+
+    def unevenness(texture: float) -> tuple[float, float]:
+        """How much the means of large blocks differ, outside and inside of the tumours."""
+        draw = synthetic._Draw(torch.Generator().manual_seed(3))
+        config = replace(SYNTHETIC, tumour_texture=texture)
+        blocks = F.avg_pool2d(synthetic._brightness(maps, tissue, config, draw), 8)  # (8, 1, 8, 8)
+        halves = blocks[..., :4], blocks[..., 4:]
+        return tuple(float(half.flatten(1).std(1).mean()) for half in halves)
+
+    (white_before, rim_before), (white_after, rim_after) = unevenness(0.0), unevenness(0.2)
+    assert white_after == pytest.approx(white_before)
+    assert rim_after > 2 * rim_before
+
+
 @pytest.mark.parametrize("slices", [1, 3, 5])
 def test_thick_slices_average_planes_with_weights_that_sum_to_one(slices):
     config = SyntheticConfig(slices=slices, thick_share=1.0)

@@ -98,6 +98,25 @@ def test_a_result_lies_on_the_grid_of_the_image(make: Make):
     assert any(result.probability.size for result in results)
 
 
+@pytest.mark.gpu
+def test_a_gpu_answers_as_the_cpu_does(make: Make):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    answers = [ask(make(device=device), head(), *PROMPTS) for device in ("cpu", "cuda")]
+    for here, there in zip(*answers, strict=True):
+        assert dice(here.mask.data > 0, there.mask.data > 0) > 0.95
+        assert here.confidence == pytest.approx(there.confidence, abs=0.02)
+
+
+def test_warming_up_needs_no_image_and_changes_no_answer(make: Make):
+    system: Any = make()
+    before = ask(system, head(), LEFT)[0]
+    calls = Calls(system)
+    system._warm_up()
+    assert calls.count >= 1
+    np.testing.assert_array_equal(before.probability, ask(system, head(), LEFT)[0].probability)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_probabilities_confidence_and_doubt_lie_between_0_and_1(make: Make, preset):
     system = make(preset=preset)

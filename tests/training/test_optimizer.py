@@ -17,7 +17,7 @@ def test_singular_values_of_a_step_are_near_one() -> None:
 def test_each_tap_of_a_convolution_is_a_matrix_of_its_own() -> None:
     weight = torch.randn(8, 8, 3, generator=torch.Generator().manual_seed(0))
     weight[..., 0] *= 100  # one tap must not hide the others
-    steps = orthogonal_taps(weight)
+    (steps,) = orthogonal_taps([weight])
     assert steps.shape == weight.shape
     for tap in range(3):
         torch.testing.assert_close(steps[..., tap], orthogonal(weight[None, ..., tap])[0])
@@ -26,7 +26,15 @@ def test_each_tap_of_a_convolution_is_a_matrix_of_its_own() -> None:
 def test_weights_without_neighbours_are_one_matrix() -> None:
     weight = torch.randn(16, 4, 1, generator=torch.Generator().manual_seed(0))
     expected = orthogonal(weight[None, ..., 0])[0] * 2  # sqrt(16 / 4)
-    torch.testing.assert_close(orthogonal_taps(weight)[..., 0], expected)
+    torch.testing.assert_close(orthogonal_taps([weight])[0][..., 0], expected)
+
+
+def test_weights_of_one_shape_are_done_together_without_mixing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((6, 4, 3), (6, 12, 1), (6, 4, 3), (6, 4))
+    weights = [torch.randn(*shape, generator=generator) for shape in shapes]
+    for weight, step in zip(weights, orthogonal_taps(weights), strict=True):
+        torch.testing.assert_close(step, orthogonal_taps([weight])[0])
 
 
 def test_other_groups_step_as_torch_s_adamw() -> None:
