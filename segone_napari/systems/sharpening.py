@@ -30,8 +30,8 @@ from torch import Tensor
 from segone_napari.runtime import Progress, no_progress
 from segone_napari.volume import EMPTY_BOX, Box
 
-PRIOR_POWER, LIKELIHOOD_POWER = 0.9, 0.65
-"""How much the network's word and a voxel's brightness count.
+LIKELIHOOD_POWER = 0.5
+"""How much a voxel's brightness counts beside the network's word.
 
 Less than 1, since neighbouring voxels tell nearly the same, and the network has seen brightness."""
 LEAST_PRIOR = 0.02
@@ -250,7 +250,7 @@ def _entries(
         spread(looks),
         spread(teaches).float(),
         spread(is_outlier),
-        prior.pow(PRIOR_POWER),
+        prior,
     )
     return entries._replace(prior=entries.normalised(entries.prior, len(background)))
 
