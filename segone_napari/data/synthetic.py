@@ -58,9 +58,6 @@ TUMOUR = "tumour"
 LESIONS = "white matter lesions"
 """The class of what lesion masks show."""
 
-HALO_CELL_MM = 4.0
-"""Cells on which the surroundings of the ventricles are computed."""
-
 OUTSIDE_BRAIN = 500
 """Values of a label map from here on lie outside the brain."""
 
@@ -156,12 +153,6 @@ class SyntheticConfig:
     """How much brightness changes from place to place within a tumour, at most on average."""
     ghost_share: float = 0.1
     """Share of images with ghosts of motion."""
-    lesion_contrast: float = 0.15
-    """Least difference of brightness between lesions and white matter."""
-    halo_share: float = 0.5
-    """Share of images whose white matter looks a little like lesions beside the ventricles."""
-    halo_strength: float = 0.5
-    """How much it does so there, at most, as a share of the lesions' contrast."""
     healed_share: float = 0.35
     """Share of images whose white matter has no lesion, although the label map has some."""
     lesion_share: float = 0.25
@@ -729,7 +720,6 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     # both sides look alike, up to a little
     first = torch.minimum(maps.mirrored, torch.arange(tissues, device=draw.device))
     mean = mean[:, first] * (1 + 0.02 * draw.normal(count, tissues))
-    mean = _with_visible_lesions(maps, mean, config)
     has_dark_air = draw.uniform(count) < 0.8
     mean[:, 0] = torch.where(has_dark_air, 0.0, 0.2 * draw.uniform(count))
     spread = draw.uniform(count, tissues, low=0.01, high=0.07)
@@ -737,8 +727,6 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     spread = torch.where(is_tumour, 2.5 * spread, spread)
     sample = torch.arange(count, device=draw.device)[:, None, None, None]
     painted = mean[sample, tissue] + spread[sample, tissue] * draw.normal(*tissue.shape)
-    if LESIONS in maps.names and config.halo_share:
-        painted = painted + _halo(maps, tissue, mean, config, draw)
     if not config.tumour_texture:
         return painted
     # within a tumour brightness also changes from place to place
@@ -746,44 +734,6 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     texture = draw.normal(count, 1, 10, 12) * draw.uniform(count, 1, 1, 1)
     texture = F.interpolate(texture, (height, width), mode="bicubic")
     return painted + config.tumour_texture * texture * is_tumour[tissue]
-
-
-def _with_visible_lesions(maps: LabelMaps, mean: Tensor, config: SyntheticConfig) -> Tensor:
-    """Move the brightness (B, T) of lesions away from that of white matter.
-
-    Lesions that can't be seen would teach a network to guess them by their place.
-    """
-    if LESIONS not in maps.names:
-        return mean
-    is_lesion = torch.tensor([name == LESIONS for name in maps.names], device=mean.device)
-    white = mean[:, maps.names.index(CEREBRUM[0]), None]  # (B, 1)
-    contrast = mean - white
-    away = torch.where(contrast < 0, -1, 1) * contrast.abs().clamp_min(config.lesion_contrast)
-    # what would be darker than black is brighter instead
-    away = torch.where(white + away < 0, -away, away)
-    return torch.where(is_lesion, white + away, mean)
-
-
-def _halo(
-    maps: LabelMaps, tissue: Tensor, mean: Tensor, config: SyntheticConfig, draw: _Draw
-) -> Tensor:
-    """How much the white matter beside the lateral ventricles looks like lesions: (B, K, H, W).
-
-    That is normal, and not a lesion. `mean` is the brightness (B, T) of every tissue.
-    """
-    count, cell = len(tissue), max(1, round(HALO_CELL_MM / config.pixel_mm))
-    lesions, white, ventricle = (
-        torch.tensor([kind in name for name in maps.names], device=draw.device)
-        for kind in (LESIONS, "cerebral white matter", "lateral ventricle")
-    )
-    near = F.avg_pool2d(ventricle[tissue].float(), cell, ceil_mode=True)
-    for _ in range(int(draw.integers(1, 4)) + 1):
-        near = F.avg_pool2d(near, 3, stride=1, padding=1)
-    near = F.interpolate(near, tissue.shape[2:], mode="bilinear")
-    contrast = mean[:, lesions].mean(1) - mean[:, white].mean(1)  # (B,)
-    share = config.halo_strength * draw.uniform(count) * (draw.uniform(count) < config.halo_share)
-    strongest = (contrast * share)[:, None, None, None]
-    return (2 * near).clamp_max(1) * strongest * white[tissue]
 
 
 def _scan(slices: Tensor, is_stripped: Tensor, config: SyntheticConfig, draw: _Draw) -> Tensor:
