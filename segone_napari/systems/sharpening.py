@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +53,8 @@ OUTLIERS = {"white matter lesions": "cerebral white matter"}
 """What is known by looking unlike another structure, in whichever way, and which that is."""
 OUTLIER = 1.7
 """From so many standard deviations on, a voxel is rather an outlier, if nothing else is known."""
+CLEARLY = 3.0
+"""From so many robust standard deviations on, an outlier is clearly unlike what it is one of."""
 OWN_WORD = ("tumour", "blood vessels")
 """Classes that have no one brightness: the network alone says where they are."""
 
@@ -72,11 +74,13 @@ class ClassPart(NamedTuple):
 class SparseClasses:
     """Probabilities of all classes in a box of an image whose axes are in RAS order.
 
-    A class that is nowhere has no part.
+    A class that is nowhere has no part. Of outliers, `clear` says which share of their voxels is
+    clearly unlike what they lie in.
     """
 
     box: Box
     parts: dict[int, ClassPart]
+    clear: dict[int, float] = field(default_factory=dict)
 
     def probability(self, classes: Sequence[int]) -> Dense:
         """Sum of the probabilities of some classes, in the box that holds them all."""
@@ -179,14 +183,40 @@ def sharpen(
         brightness / F.interpolate(bias[None, None], _shape(box), mode="trilinear").flatten()[shown]
     )
     shares = _expectation(entries, even, looks) * room[shown].clamp(0, 1)[entries.voxel]
-    lengths = [len(part.voxels) for part in others.values()]
-    sharp = {
-        index: part._replace(values=values.half())
-        for (index, part), values in zip(
-            others.items(), shares.split([*lengths, len(shown)])[:-1], strict=True
-        )
-    }
-    return SparseClasses(box, sharp | own)
+    lengths = [*(len(part.voxels) for part in others.values()), len(shown)]
+    sharp, looked_at = {}, {}
+    for (index, part), voxels, values in zip(
+        others.items(), entries.voxel.split(lengths)[:-1], shares.split(lengths)[:-1], strict=True
+    ):
+        sharp[index] = part._replace(values=values.half())
+        kind = class_names[index].removeprefix("left ").removeprefix("right ")
+        looked_at[index] = _Looked(kind, voxels, values)
+    return SparseClasses(box, sharp | own, _clear_shares(looked_at, even))
+
+
+class _Looked(NamedTuple):
+    """What a class is called without its side, and how probable (V,) it is in voxels (V,)."""
+
+    kind: str
+    voxels: Tensor
+    shares: Tensor
+
+
+def _clear_shares(classes: dict[int, _Looked], even: Tensor) -> dict[int, float]:
+    """Which share of an outlier's voxels is clearly unlike what it is an outlier of."""
+    clear = {}
+    for index, one in classes.items():
+        found = even[one.voxels[one.shares > 0.5]]
+        around = [c for c in classes.values() if c.kind == OUTLIERS.get(one.kind)]
+        if not around or not len(found):
+            continue
+        usual = even[torch.cat([c.voxels[c.shares > 0.9] for c in around])]
+        if len(usual) < DOUBT:
+            continue
+        middle = usual.median()
+        spread = 1.4826 * (usual - middle).abs().median()
+        clear[index] = float(((found - middle).abs() > CLEARLY * spread).float().mean())
+    return clear
 
 
 def _shape(box: Box) -> tuple[int, int, int]:

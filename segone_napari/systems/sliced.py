@@ -80,11 +80,14 @@ FAINT = 0.02
 """Probabilities up to this count as nothing."""
 SMALLEST_ML = 0.015
 LEAST_CONFIDENCE = 0.2
-LEAST_CONFIDENCE_OF = {LESIONS: 0.53, TUMOUR: 0.52}
+LEAST_CONFIDENCE_OF = {LESIONS: 0.53, TUMOUR: 0.55}
 """A structure smaller, or a mask less sure than this, counts as not found. What need not be in a
 head at all has to be surer."""
+LEAST_CLEAR = 0.65
+"""Lesions of which less is clearly unlike white matter count as not found: beside the ventricles
+white matter looks a little like them in most heads."""
 
-ODDS_OF = {TUMOUR: 3.0}
+ODDS_OF = {TUMOUR: 2.0}
 """By how much the odds of a class are higher than the network says, where it is asked for: it knows
 tumours from drawings only, and is too careful about those that look otherwise."""
 
@@ -422,13 +425,13 @@ class SlicedSystem:
         match = self.vocabulary.match(prompt)
         if match.term is None:
             return _refusal(encoded.grid, prompt, match, time.monotonic() - started)
-        term = match.term
+        term, indices = match.term, self._indices_of(match.term)
         probability, origin = self._probability(encoded, term)
         working, native = encoded.working, encoded.grid
         if encoded.sharp is None:
             box, values = to_native(probability, working, native, FAINT, origin=origin)
         else:
-            sharp = encoded.sharp.probability(self._indices_of(term))
+            sharp = encoded.sharp.probability(indices)
             box, values = to_stored(*sharp, native)
         if (times := ODDS_OF.get(term.classes[0])) is not None:
             values = times * values / (1 + (times - 1) * values)
@@ -436,7 +439,7 @@ class SlicedSystem:
         mask = values > 0.5
         volume_ml = int(mask.sum()) * native.voxel_volume_ml
         least = LEAST_CONFIDENCE_OF.get(term.classes[0], LEAST_CONFIDENCE)
-        found = volume_ml >= SMALLEST_ML and confidence >= least
+        found = volume_ml >= SMALLEST_ML and confidence >= least and _is_clear(encoded, indices)
         return Result(
             prompt=prompt,
             resolved=term.canonical,
@@ -602,6 +605,12 @@ def _mirror(head: Head) -> Head:
 
 
 # --- views --------------------------------------------------------------------------------------
+
+
+def _is_clear(encoded: EncodedHead, classes: Sequence[int]) -> bool:
+    """Whether what must look unlike its surroundings does so."""
+    clear = {} if encoded.sharp is None else encoded.sharp.clear
+    return all(clear.get(index, 1.0) >= LEAST_CLEAR for index in classes)
 
 
 def _batched(indices: tuple[int, ...], size: int) -> list[tuple[int, ...]]:

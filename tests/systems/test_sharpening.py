@@ -117,6 +117,19 @@ def test_a_lesion_is_what_looks_unlike_white_matter(lesion: float) -> None:
     assert dice(mask(sharp, 6, truth.shape), truth == 6) > 0.85
 
 
+@pytest.mark.parametrize(("lesion", "is_clear"), [(0.5, True), (1.3, True), (0.85, False)])
+def test_it_is_said_how_much_of_a_lesion_is_clearly_unlike_white_matter(
+    lesion: float, is_clear: bool
+) -> None:
+    truth, parts = phantom()
+    truth[28:32, 10:14, 10:14] = 6
+    parts[6][28:32, 10:14, 10:14] = 0.9
+    parts[2][28:32, 10:14, 10:14] = 0.1
+    sharp = sharpen(scan(truth, [0.1, 0.5, 0.9, 0, 0, 0, lesion]), SPACING, NAMES, answering(parts))
+    assert set(sharp.clear) == {6}
+    assert (sharp.clear[6] > 0.9) if is_clear else (sharp.clear[6] < 0.5)
+
+
 def test_tumours_keep_the_network_s_word() -> None:
     truth, parts = phantom()
     parts[5][28:32, 10:14, 10:14] = 0.75

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import nibabel as nib
@@ -143,6 +144,19 @@ def test_odds_are_corrected_for_the_class_that_is_asked_for_only(make: Make, mon
         expected = 3 * p / (1 + 2 * p) if one.prompt == "brainstem" else p
         np.testing.assert_allclose(other.probability, expected, atol=2e-3)
     assert after[1].mask.data.sum() > before[1].mask.data.sum()
+
+
+def test_what_looks_too_much_like_its_surroundings_is_not_found_and_can_be_shown(make: Make):
+    system: Any = make()
+    encoded = system.encode(head())
+    assert system.segment(encoded, ["brainstem"])[0].found
+    brainstem = system.vocabulary.class_names.index("brainstem")
+    for clear in (sliced.LEAST_CLEAR + 0.01, sliced.LEAST_CLEAR - 0.01):
+        sharp = replace(encoded.sharp, clear={brainstem: clear})
+        result, other = system.segment(replace(encoded, sharp=sharp), ["brainstem", LEFT])
+        assert result.found == (clear > sliced.LEAST_CLEAR)
+        assert result.draft_mask.data.any()
+        assert other.found
 
 
 def test_answers_come_in_the_order_of_the_prompts(make: Make):
