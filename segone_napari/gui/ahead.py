@@ -1,4 +1,4 @@
-"""What would hold the window up when it is first needed, done ahead.
+"""What would hold the window up when it is first needed, or fail there, done ahead.
 
 napari loads libraries when it makes its first Labels layer, a first prompt needs the table of all
 names, and a first brush its circle. Each of these takes the window a tenth of a second or more.
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Labels
+from napari.utils.transforms import Affine
 
 from segone_napari.gui import garbage
 from segone_napari.session import as_prompts
@@ -27,6 +28,15 @@ def take_turns_often() -> None:
     may keep it for Python's usual 5 ms.
     """
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_EVERY_S))
+
+
+def know_units() -> None:
+    """Let napari build its table of units, before any worker does.
+
+    It is built when the first layer is made. A second thread that makes a layer meanwhile finds
+    half a table, and an image that is opened then fails.
+    """
+    Affine(affine_matrix=np.eye(3), ndim=2)
 
 
 def load_libraries() -> None:

@@ -396,6 +396,7 @@ class SegOneWidget(QWidget):
     def _prepare(self) -> None:
         """Do ahead what would hold the window up later; works that are opened wait for it."""
         ahead.take_turns_often()
+        ahead.know_units()
         self._keeper.run(ahead.load_libraries)
         self._turns.later(partial(ahead.build_brush_circle, self._viewer))
 

@@ -1,12 +1,32 @@
 """What is loaded and built before it is needed, and what a person sees of it: nothing."""
 
 import gc
+import subprocess
 import sys
 
 from segone_napari.gui import ahead, garbage
 
 from .conftest import head
 from .hands import PATIENCE_MS
+
+UNITS = """
+import pint
+from segone_napari.gui import ahead
+
+units = pint.get_application_registry()
+print(type(units.get()).__name__)
+ahead.know_units()
+print(type(units.get()).__name__)
+"""
+
+
+def test_units_are_known_before_layers_are_made_in_two_threads() -> None:
+    # pint's table is lazy, and a second thread that asks meanwhile finds half of it; in a process
+    # of its own, where nobody has asked yet
+    done = subprocess.run([sys.executable, "-c", UNITS], capture_output=True, text=True, check=True)
+    before, after = done.stdout.split()
+    assert before == "LazyRegistry"
+    assert after != before
 
 
 def test_circle_of_the_brush_is_built_and_stays_hidden(qtbot, open_widget) -> None:
