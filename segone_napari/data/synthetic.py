@@ -150,7 +150,7 @@ class SyntheticConfig:
     tumour_jitter: float = 0.18
     """As `look_jitter`, for the tissues of tumours: hardly two look alike."""
     tumour_texture: float = 0.2
-    """How much brightness changes from place to place within a tumour, at most on average."""
+    """How much brightness changes, at most, from place to place within a tumour."""
     ghost_share: float = 0.1
     """Share of images with ghosts of motion."""
     healed_share: float = 0.35
@@ -727,8 +727,6 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     spread = torch.where(is_tumour, 2.5 * spread, spread)
     sample = torch.arange(count, device=draw.device)[:, None, None, None]
     painted = mean[sample, tissue] + spread[sample, tissue] * draw.normal(*tissue.shape)
-    if not config.tumour_texture:
-        return painted
     # within a tumour brightness also changes from place to place
     height, width = tissue.shape[2:]
     texture = draw.normal(count, 1, 10, 12) * draw.uniform(count, 1, 1, 1)

@@ -77,14 +77,12 @@ class ChannelNorm(nn.LayerNorm):
         # channels_last memory makes both permutations free views; autocast would copy to float32,
         # but the sums are taken in float32 anyway
         with torch.autocast(x.device.type, enabled=False):
+            # only a CPU takes weights of another type than what they weigh
+            dtype = self.weight.dtype if x.device.type == "cpu" else x.dtype
+            weight, bias = self.weight.to(dtype), self.bias.to(dtype)
             last = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-            if x.device.type == "cpu":
-                return super().forward(last).permute(0, 3, 1, 2)
-            # elsewhere, other than on a CPU, weights must have the type of what they weigh
-            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-            return F.layer_norm(last, self.normalized_shape, weight, bias, self.eps).permute(
-                0, 3, 1, 2
-            )
+            out = F.layer_norm(last, self.normalized_shape, weight, bias, self.eps)
+            return out.permute(0, 3, 1, 2)
 
 
 class ScanBlock(nn.Module):

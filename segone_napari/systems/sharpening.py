@@ -184,33 +184,31 @@ def sharpen(
     )
     shares = _expectation(entries, even, looks) * room[shown].clamp(0, 1)[entries.voxel]
     lengths = [*(len(part.voxels) for part in others.values()), len(shown)]
-    sharp, looked_at = {}, {}
-    for (index, part), voxels, values in zip(
-        others.items(), entries.voxel.split(lengths)[:-1], shares.split(lengths)[:-1], strict=True
-    ):
-        sharp[index] = part._replace(values=values.half())
-        kind = class_names[index].removeprefix("left ").removeprefix("right ")
-        looked_at[index] = _Looked(kind, voxels, values)
-    return SparseClasses(box, sharp | own, _clear_shares(looked_at, even))
+    sharp = {
+        index: part._replace(values=values.half())
+        for (index, part), values in zip(others.items(), shares.split(lengths)[:-1], strict=True)
+    }
+    return SparseClasses(
+        box, sharp | own, _clear_shares(list(others), lengths, entries, shares, even)
+    )
 
 
-class _Looked(NamedTuple):
-    """What a class is called without its side, and how probable (V,) it is in voxels (V,)."""
+def _clear_shares(
+    classes: Sequence[int], lengths: Sequence[int], entries: _Entries, shares: Tensor, even: Tensor
+) -> dict[int, float]:
+    """Which share of the voxels of each class of outliers is clearly unlike what it is one of.
 
-    kind: str
-    voxels: Tensor
-    shares: Tensor
-
-
-def _clear_shares(classes: dict[int, _Looked], even: Tensor) -> dict[int, float]:
-    """Which share of an outlier's voxels is clearly unlike what it is an outlier of."""
+    `lengths` says how many of the entries, with their `shares` (E,), belong to each class.
+    """
     clear = {}
-    for index, one in classes.items():
-        found = even[one.voxels[one.shares > 0.5]]
-        around = [c for c in classes.values() if c.kind == OUTLIERS.get(one.kind)]
-        if not around or not len(found):
+    parts = (t.split(lengths)[:-1] for t in (entries.voxel, entries.look, shares))
+    is_outlier = (flags.any() for flags in entries.is_outlier.split(lengths)[:-1])
+    for index, is_one, voxels, look, values in zip(classes, is_outlier, *parts, strict=True):
+        found = even[voxels[values > 0.5]]
+        if not is_one or not len(found):
             continue
-        usual = even[torch.cat([c.voxels[c.shares > 0.9] for c in around])]
+        is_usual = (entries.look == look[0]) & (entries.teaches > 0) & (shares > 0.9)
+        usual = even[entries.voxel[is_usual]]
         if len(usual) < DOUBT:
             continue
         middle = usual.median()

@@ -480,6 +480,12 @@ class SlicedSystem:
         return (f"the {term.canonical} lies on the other side of the brain's middle; check it",)
 
 
+def _is_clear(encoded: EncodedHead, classes: Sequence[int]) -> bool:
+    """Whether what must look unlike its surroundings does so."""
+    clear = {} if encoded.sharp is None else encoded.sharp.clear
+    return all(clear.get(index, 1.0) >= LEAST_CLEAR for index in classes)
+
+
 def trained_on(manifest: Manifest, folder: Path) -> tuple[tuple[str, ...], float]:
     """The planes, and the mm of a pixel, that a checkpoint says it was trained on."""
     try:
@@ -605,12 +611,6 @@ def _mirror(head: Head) -> Head:
 
 
 # --- views --------------------------------------------------------------------------------------
-
-
-def _is_clear(encoded: EncodedHead, classes: Sequence[int]) -> bool:
-    """Whether what must look unlike its surroundings does so."""
-    clear = {} if encoded.sharp is None else encoded.sharp.clear
-    return all(clear.get(index, 1.0) >= LEAST_CLEAR for index in classes)
 
 
 def _batched(indices: tuple[int, ...], size: int) -> list[tuple[int, ...]]:

@@ -267,9 +267,6 @@ def test_ghosts_of_motion_are_copies_at_another_place():
     assert (ghosts[:, :, 4, 4] >= 0.7).all()
 
 
-# --- thick slices -------------------------------------------------------------------------------
-
-
 def test_brightness_changes_from_place_to_place_in_a_tumour_alone(maps):
     rim, white = maps.names.index(tumours.TISSUES[1]), maps.names.index(CEREBRUM[0])
     tissue = torch.full((8, 1, 64, 64), white)
@@ -286,6 +283,9 @@ def test_brightness_changes_from_place_to_place_in_a_tumour_alone(maps):
     (white_before, rim_before), (white_after, rim_after) = unevenness(0.0), unevenness(0.2)
     assert white_after == pytest.approx(white_before)
     assert rim_after > 2 * rim_before
+
+
+# --- thick slices -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slices", [1, 3, 5])
