@@ -39,8 +39,6 @@ from segone_napari.data.synthetic import (
     TUMOUR,
     SyntheticConfig,
     bright_end,
-    centre_and_size,
-    to_standard_size,
 )
 from segone_napari.data.vocabulary import Match, Term, Vocabulary
 from segone_napari.models.answers import DenseModel
@@ -55,20 +53,21 @@ from segone_napari.runtime import (
     no_progress,
 )
 from segone_napari.systems.base import EMPTY_BOX, Box, Result
+from segone_napari.systems.finding import (
+    centred_on,
+    first_centre,
+    foreground_box,
+    is_cut_in_width,
+    largest_piece,
+)
 from segone_napari.systems.sharpening import SparseClasses, sharpen
 from segone_napari.volume import Grid, Volume
 
 NEIGHBOUR_MM = SyntheticConfig.neighbour_mm
-NARROWEST_BRAIN = 0.65
-"""Least width of a whole brain as a share of its length; most have 0.7 to 0.85."""
-MARGIN_MM = 14.0
-"""What is looked at around the brain."""
 STEP_MM = 2.0
 """Distance of the slices that are looked at."""
 LOCATE_STEP_MM = 6.0
 """Distance of the slices that the brain is looked for on."""
-LEAST_VOXELS = 100
-"""Less than this of a brain tells nothing about where it lies."""
 SLABS_AT_ONCE = 4
 """What fits a CPU's cache."""
 SLABS_AT_ONCE_ON_GPU = 32
@@ -79,10 +78,12 @@ LOOKING_SHARE = 0.7
 FAINT = 0.02
 """Probabilities up to this count as nothing."""
 SMALLEST_ML = 0.015
-LEAST_CONFIDENCE = 0.2
-LEAST_CONFIDENCE_OF = {LESIONS: 0.53, TUMOUR: 0.55}
-"""A structure smaller, or a mask less sure than this, counts as not found. What need not be in a
-head at all has to be surer."""
+LEAST_CERTAINTY = 0.2
+LEAST_CERTAINTY_OF = {LESIONS: 0.53, TUMOUR: 0.55}
+"""A structure smaller, or a mask that expects less Dice than this before its outline is `evened`,
+counts as not found. What need not be in a head at all has to be surer."""
+MAY_BE_OFF = 0.5
+"""By how many voxels an outline may be off (standard deviation), for confidence and uncertainty."""
 LEAST_CLEAR = 0.65
 """Lesions of which less is clearly unlike white matter count as not found: beside the ventricles
 white matter looks a little like them in most heads."""
@@ -327,9 +328,9 @@ class SlicedSystem:
             progress(0, PROGRESS_STEPS)
             working = working_grid(image.grid, self.pixel_mm)
             raw = to_working(image, working, self.device)
-            image_box = _foreground(raw)
+            image_box = foreground_box(raw)
             bright = bright_end(raw[image_box][::2, ::2, ::2].reshape(1, 1, 1, -1)).squeeze()
-            guess = _first_centre(image_box, working.spacing)
+            guess = first_centre(image_box, working.spacing)
             head = Head((raw / bright).clamp(0, 2), working.spacing, guess, image_box)
             main = preset_views("fast", through_plane_axis(image.grid), self.planes)[0].plane
             every = tuple(dict.fromkeys((main, *self.planes)))
@@ -368,8 +369,8 @@ class SlicedSystem:
             )
             shares.append(torch.stack([to_volume(mask, layout)[inside] for mask in masks]))
         mean = torch.stack(shares).mean(0)
-        is_brain, is_cerebrum = (_largest_piece(share > 0.5) for share in mean)
-        return _centred_on(head, is_brain, is_cerebrum, image_box)
+        is_brain, is_cerebrum = (largest_piece(share > 0.5) for share in mean)
+        return centred_on(head, is_brain, is_cerebrum, image_box)
 
     def _features(
         self,
@@ -435,11 +436,11 @@ class SlicedSystem:
             box, values = to_stored(*sharp, native)
         if (times := ODDS_OF.get(term.classes[0])) is not None:
             values = times * values / (1 + (times - 1) * values)
-        confidence = expected_dice(values)
-        mask = values > 0.5
+        mask, certainty = values > 0.5, expected_dice(values)
+        doubtful = evened(values)
         volume_ml = int(mask.sum()) * native.voxel_volume_ml
-        least = LEAST_CONFIDENCE_OF.get(term.classes[0], LEAST_CONFIDENCE)
-        found = volume_ml >= SMALLEST_ML and confidence >= least and _is_clear(encoded, indices)
+        least = LEAST_CERTAINTY_OF.get(term.classes[0], LEAST_CERTAINTY)
+        found = volume_ml >= SMALLEST_ML and certainty >= least and _is_clear(encoded, indices)
         return Result(
             prompt=prompt,
             resolved=term.canonical,
@@ -448,9 +449,9 @@ class SlicedSystem:
             box=box,
             probability=values,
             found=found,
-            confidence=confidence,
+            confidence=expected_dice(doubtful, mask),
             seconds=time.monotonic() - started,
-            uncertainty=entropy(values) if self.has_uncertainty else None,
+            uncertainty=entropy(doubtful) if self.has_uncertainty else None,
             colour=term.colour,
             warnings=self._side_warnings(encoded, term, probability, origin) if found else (),
         )
@@ -502,96 +503,31 @@ def trained_on(manifest: Manifest, folder: Path) -> tuple[tuple[str, ...], float
     return planes, pixel_mm
 
 
-def expected_dice(probability: NDArray[np.float16]) -> float:
-    """Dice that the mask (probability > 0.5) can expect if the probabilities are true."""
+def evened(probability: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Probabilities (i, j, k) of an answer whose outline may be off by half a voxel.
+
+    The network's views and the brightness agree on an outline too soon: where it runs exactly is
+    open in any case. Found on real scans, with `benchmarks/uncertainty.py`.
+    """
     values = probability.astype(np.float32)
-    mask = values > 0.5
+    return np.asarray(ndimage.gaussian_filter(values, MAY_BE_OFF, mode="constant", truncate=2))
+
+
+def expected_dice(
+    probability: NDArray[np.floating], mask: NDArray[np.bool_] | None = None
+) -> float:
+    """Dice that a mask, or probability > 0.5, can expect if the probabilities are true."""
+    values = probability.astype(np.float32)
+    mask = values > 0.5 if mask is None else mask
     total = float(values.sum()) + int(mask.sum())
     return 2 * float(values[mask].sum()) / total if mask.any() else float(values.max(initial=0.0))
 
 
-def entropy(probability: NDArray[np.float16]) -> NDArray[np.float16]:
+def entropy(probability: NDArray[np.floating]) -> NDArray[np.float16]:
     """Binary entropy of probabilities in bits, 0 (sure) to 1 (even odds)."""
     p = np.clip(probability.astype(np.float32), 1e-6, 1 - 1e-6)
     bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
     return bits.astype(np.float16)
-
-
-# --- finding the brain --------------------------------------------------------------------------
-
-
-def _foreground(image: Tensor) -> Box:
-    """The box of what is brighter than air."""
-    sparse = image[::3, ::3, ::3].flatten()
-    level = 0.12 * float(sparse.kthvalue(max(1, int(0.995 * len(sparse)))).values)
-    is_bright = image > level
-    box = []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        share = is_bright.float().mean(others)
-        lines = torch.nonzero(share > 0.01).flatten()
-        if len(lines) == 0:
-            box.append(slice(0, image.shape[axis]))
-        else:
-            box.append(slice(int(lines[0]), int(lines[-1]) + 1))
-    return box[0], box[1], box[2]
-
-
-def _first_centre(box: Box, spacing: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Guess a brain's centre: the middle of the head, at most 75 mm below its top."""
-    middle = [(s.start + s.stop - 1) / 2 for s in box]
-    middle[2] = max(middle[2], box[2].stop - 75 / spacing[2])
-    return middle[0], middle[1], middle[2]
-
-
-def _centred_on(head: Head, is_brain: Tensor, is_cerebrum: Tensor, box: Box) -> Head:
-    """Return the head with centre and size of the cerebrum and the box of the brain.
-
-    Both are masks (x, y, z) on `box`. Where hardly anything was found, the head stays as it is.
-    """
-    if is_brain.sum() < LEAST_VOXELS:
-        return head
-    middle, size = centre_and_size(is_cerebrum if is_cerebrum.sum() >= LEAST_VOXELS else is_brain)
-    centre = [c + s.start for c, s in zip(middle, box, strict=True)]
-    x, y, z = to_standard_size(torch.tensor(size) * torch.tensor(head.spacing)).tolist()
-    sides = []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        area = is_brain.float().sum(others)
-        lines = torch.nonzero(area > 0.02 * area.max()).flatten()
-        first, last = int(lines[0]) + box[axis].start, int(lines[-1]) + box[axis].start
-        margin = round(MARGIN_MM / head.spacing[axis])
-        sides.append(slice(max(0, first - margin), min(head.image.shape[axis], last + margin + 1)))
-    return replace(
-        head,
-        centre=(centre[0], centre[1], centre[2]),
-        to_standard=(x, y, z),
-        box=(sides[0], sides[1], sides[2]),
-    )
-
-
-def is_cut_in_width(head: Head) -> bool:
-    """Whether the brain that was found is too narrow for its length to be a whole one.
-
-    The middle of what is seen is then not the brain's middle.
-    """
-    margin = [round(MARGIN_MM / mm) for mm in head.spacing]
-    extent_mm = []
-    for axis in (0, 1):
-        lines, size = head.box[axis], head.image.shape[axis]
-        first = lines.start + (margin[axis] if lines.start > 0 else 0)
-        last = lines.stop - (margin[axis] if lines.stop < size else 0)
-        extent_mm.append((last - first) * head.spacing[axis])
-    return extent_mm[0] < NARROWEST_BRAIN * extent_mm[1]
-
-
-def _largest_piece(mask: Tensor) -> Tensor:
-    """Keep the largest connected piece of a mask (x, y, z): the others may lie in the neck."""
-    pieces, count = ndimage.label(mask.cpu().numpy())
-    if count < 2:
-        return mask
-    largest = np.bincount(pieces.ravel())[1:].argmax() + 1
-    return torch.from_numpy(pieces == largest).to(mask.device)
 
 
 def _indices(flags: list[bool], device: torch.device) -> Tensor:

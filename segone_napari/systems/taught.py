@@ -30,10 +30,11 @@ from segone_napari.systems import lessons as taught
 from segone_napari.systems.base import EMPTY_BOX, Encoded, Result, Told
 from segone_napari.systems.sliced import (
     FAINT,
-    LEAST_CONFIDENCE,
+    LEAST_CERTAINTY,
     EncodedHead,
     SlicedSystem,
     entropy,
+    evened,
     expected_dice,
 )
 from segone_napari.volume import Box, Grid, Volume
@@ -163,11 +164,11 @@ class TaughtSystem(SlicedSystem):
             return super()._answer(encoded, prompt)
         started = time.monotonic()
         box, values = self._values(encoded, term)
-        confidence = expected_dice(values)
-        is_large = np.count_nonzero(values > 0.5) >= FEWEST_VOXELS
+        mask, doubtful = values > 0.5, evened(values)
+        is_large = np.count_nonzero(mask) >= FEWEST_VOXELS
         told = self._told.get(encoded.image, {}).get(term.canonical)
         is_drawn = told is not None and bool(told.mask.any())
-        found = is_drawn or bool(is_large and confidence >= LEAST_CONFIDENCE)
+        found = is_drawn or bool(is_large and expected_dice(values) >= LEAST_CERTAINTY)
         return Result(
             prompt=prompt,
             resolved=term.canonical,
@@ -176,9 +177,9 @@ class TaughtSystem(SlicedSystem):
             box=box,
             probability=values,
             found=found,
-            confidence=confidence,
+            confidence=expected_dice(doubtful, mask),
             seconds=time.monotonic() - started,
-            uncertainty=entropy(values) if self.has_uncertainty else None,
+            uncertainty=entropy(doubtful) if self.has_uncertainty else None,
             colour=term.colour,
             warnings=self._warnings(encoded, term, found=found),
         )

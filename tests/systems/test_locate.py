@@ -1,8 +1,17 @@
 """Finding the brain."""
 
+import numpy as np
+import pytest
 import torch
 
-from segone_napari.systems.sliced import _largest_piece
+from segone_napari.data.slices import Head
+from segone_napari.data.synthetic import CEREBRUM_MM
+from segone_napari.systems.finding import centred_on, largest_piece
+
+SPACING = (2.0, 2.0, 2.0)
+TIMES = 0.95
+"""How large the cerebrum of these tests is, as a share of the standard one."""
+MIDDLE = (50.0, 60.0, 45.0)
 
 
 def test_what_lies_apart_from_the_brain_is_left_out():
@@ -10,11 +19,63 @@ def test_what_lies_apart_from_the_brain_is_left_out():
     mask[4:16, 4:16, 15:28] = True
     brain = mask.clone()
     mask[8:11, 8:11, 0:6] = True
-    assert torch.equal(_largest_piece(mask), brain)
+    assert torch.equal(largest_piece(mask), brain)
 
 
 def test_a_single_piece_and_nothing_at_all_stay_as_they_are():
     mask = torch.zeros(5, 5, 5, dtype=torch.bool)
-    assert torch.equal(_largest_piece(mask), mask)
+    assert torch.equal(largest_piece(mask), mask)
     mask[1:3, 1:3, 1:3] = True
-    assert torch.equal(_largest_piece(mask), mask)
+    assert torch.equal(largest_piece(mask), mask)
+
+
+@pytest.fixture
+def cerebrum() -> torch.Tensor:
+    """An ellipsoid of about a cerebrum's shape, in voxels of 2 mm."""
+    places = np.indices((100, 120, 90)).astype(float)
+    radii = [TIMES * mm / 2 / 2 for mm in CEREBRUM_MM]
+    away = sum(((p - c) / r) ** 2 for p, c, r in zip(places, MIDDLE, radii, strict=True))
+    return torch.from_numpy(away < 1)
+
+
+def found(mask: torch.Tensor, box: tuple[slice, slice, slice]) -> Head:
+    """The head that is found where only `box` of it is in the image."""
+    empty = Head(torch.zeros(mask.shape), SPACING, (0.0, 0.0, 0.0), box)
+    return centred_on(empty, mask[box], mask[box], box)
+
+
+WHOLE = (slice(0, 100), slice(0, 120), slice(0, 90))
+CUTS = {
+    "a whole one": WHOLE,
+    "its left two fifths missing": (slice(44, 100), WHOLE[1], WHOLE[2]),
+    "one half": (slice(0, 50), WHOLE[1], WHOLE[2]),
+    "its back missing": (WHOLE[0], slice(50, 120), WHOLE[2]),
+    "its top missing": (WHOLE[0], WHOLE[1], slice(0, 55)),
+    "left and back missing": (slice(40, 100), slice(40, 120), WHOLE[2]),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_middle_of_a_cerebrum_is_found_though_the_image_cuts_it(cerebrum, cut):
+    head = found(cerebrum, CUTS[cut])
+    assert np.abs(np.subtract(head.centre, MIDDLE)).max() * 2 < 5
+    assert np.allclose(head.to_standard, 1 / TIMES, rtol=0.06)
+
+
+def test_of_what_is_cut_at_both_ends_the_middle_that_is_seen_counts(cerebrum):
+    head = found(cerebrum, (WHOLE[0], slice(30, 70), WHOLE[2]))
+    assert abs(head.centre[1] - 49.5) < 1
+    assert np.allclose(head.to_standard, 1 / TIMES, rtol=0.06)
+
+
+def test_a_brain_that_just_fills_its_image_is_whole(cerebrum):
+    lines = [np.flatnonzero(cerebrum.numpy().any(axis=o)) for o in ((1, 2), (0, 2), (0, 1))]
+    box = tuple(slice(int(each[0]), int(each[-1]) + 1) for each in lines)
+    head = found(cerebrum, (box[0], box[1], box[2]))
+    assert np.abs(np.subtract(head.centre, MIDDLE)).max() <= 1
+    assert np.allclose(head.to_standard, 1 / TIMES, rtol=0.04)
+
+
+def test_a_small_piece_that_is_cut_everywhere_is_taken_as_it_is(cerebrum):
+    box = (slice(40, 60), slice(50, 70), slice(40, 60))
+    assert np.allclose(found(cerebrum, box).centre, (49.5, 59.5, 49.5), atol=1)

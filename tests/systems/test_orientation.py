@@ -87,3 +87,37 @@ def test_left_is_left(session: Session, image: Volume, wanted: list[np.ndarray])
         voxels = np.argwhere(mask)
         x = (voxels @ image.affine[:3, :3].T + image.affine[:3, 3])[:, 0].mean()
         assert (x < 0) == prompt.startswith("left"), prompt
+
+
+@pytest.mark.parametrize("cut", ["left two fifths", "back third"])
+def test_what_is_left_of_a_cut_head_is_outlined_like_in_the_whole_one(
+    cut: str,
+    session: Session,
+    coarse: Volume,
+    wanted_of_coarse: list[np.ndarray],
+) -> None:
+    axis = 0 if cut.startswith("left") else 1
+    linear = coarse.affine[:3, :3]
+    along = int(np.abs(linear)[axis].argmax())  # the array axis
+    lines = np.flatnonzero(
+        (coarse.data > 0.1 * coarse.data.max()).any(axis=tuple({0, 1, 2} - {along}))
+    )
+    share = (np.arange(coarse.data.shape[along]) - lines[0]) / (lines[-1] - lines[0])
+    share = share if linear[axis, along] > 0 else 1 - share
+    kept = np.flatnonzero(share > (0.4 if axis == 0 else 0.33))
+    first, last = int(kept[0]), int(kept[-1]) + 1
+    part = [slice(None)] * 3
+    part[along] = slice(first, last)
+    affine = coarse.affine.copy()
+    affine[:3, 3] += first * linear[:, along]
+    piece = Volume.from_affine(np.ascontiguousarray(coarse.data[tuple(part)]), affine, cut)
+    results = session.segment(piece, PROMPTS)
+    session.forget(piece)
+    pairs = [
+        (whole[tuple(part)], result.draft_mask.data > 0)
+        for whole, result in zip(wanted_of_coarse, results, strict=True)
+        if whole[tuple(part)].sum() > 0.9 * whole.sum()
+    ]
+    assert len(pairs) >= 5
+    whole, cut_off = zip(*pairs, strict=True)
+    assert _mean_dice(list(whole), list(cut_off)) > 0.85

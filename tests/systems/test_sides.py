@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segone_napari.data.slices import Head
-from segone_napari.systems.sliced import MARGIN_MM, is_cut_in_width
+from segone_napari.systems.finding import MARGIN_MM, is_cut_in_width
 
 
 def head_with_brain(width_mm: float, length_mm: float, start_mm: float = 40.0) -> Head:

@@ -1,0 +1,139 @@
+"""Where the brain lies in an image: its box, and its cerebrum's centre and size, cut off or not.
+
+Plain functions on masks that a network made; the network is asked in `systems.sliced`.
+
+Dimension key: x y z RAS axes of the working grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from segone_napari.data.slices import Head
+from segone_napari.data.synthetic import CEREBRUM_MM, centre_and_size, to_standard_size
+from segone_napari.volume import Box
+
+NARROWEST_BRAIN = 0.65
+"""Least width of a whole brain as a share of its length; most have 0.7 to 0.85."""
+EDGE_MM, CUT_FROM = 4.0, 0.35
+"""A brain whose section so near the image's edge is larger than this share of its largest goes on
+beyond it."""
+MARGIN_MM = 14.0
+"""What is looked at around the brain."""
+LEAST_VOXELS = 100
+"""Less than this of a brain tells nothing about where it lies."""
+
+
+def foreground_box(image: Tensor) -> Box:
+    """The box of what is brighter than air."""
+    sparse = image[::3, ::3, ::3].flatten()
+    level = 0.12 * float(sparse.kthvalue(max(1, int(0.995 * len(sparse)))).values)
+    is_bright = image > level
+    box = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        share = is_bright.float().mean(others)
+        lines = torch.nonzero(share > 0.01).flatten()
+        if len(lines) == 0:
+            box.append(slice(0, image.shape[axis]))
+        else:
+            box.append(slice(int(lines[0]), int(lines[-1]) + 1))
+    return box[0], box[1], box[2]
+
+
+def first_centre(box: Box, spacing: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Guess a brain's centre: the middle of the head, at most 75 mm below its top."""
+    middle = [(s.start + s.stop - 1) / 2 for s in box]
+    middle[2] = max(middle[2], box[2].stop - 75 / spacing[2])
+    return middle[0], middle[1], middle[2]
+
+
+def centred_on(head: Head, is_brain: Tensor, is_cerebrum: Tensor, box: Box) -> Head:
+    """Return the head with centre and size of the cerebrum and the box of the brain.
+
+    Both are masks (x, y, z) on `box`. Where hardly anything was found, the head stays as it is.
+    """
+    if is_brain.sum() < LEAST_VOXELS:
+        return head
+    measured = is_cerebrum if is_cerebrum.sum() >= LEAST_VOXELS else is_brain
+    middle, size_mm = _completed(measured, head.spacing)
+    centre = [c + s.start for c, s in zip(middle, box, strict=True)]
+    x, y, z = to_standard_size(torch.tensor(size_mm)).tolist()
+    sides = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        area = is_brain.float().sum(others)
+        lines = torch.nonzero(area > 0.02 * area.max()).flatten()
+        first, last = int(lines[0]) + box[axis].start, int(lines[-1]) + box[axis].start
+        margin = round(MARGIN_MM / head.spacing[axis])
+        sides.append(slice(max(0, first - margin), min(head.image.shape[axis], last + margin + 1)))
+    return replace(
+        head,
+        centre=(centre[0], centre[1], centre[2]),
+        to_standard=(x, y, z),
+        box=(sides[0], sides[1], sides[2]),
+    )
+
+
+def _completed(
+    mask: Tensor, spacing: tuple[float, float, float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Centre (voxels) and size (mm) of a cerebrum (x, y, z), also where the image's edge cuts it.
+
+    How long it would go on is told by the axes along which it is whole: heads differ in size more
+    than in shape. Along an axis that is cut at both ends the middle of what is seen stays.
+    """
+    middle, size = centre_and_size(mask)
+    seen_mm = [voxels * mm for voxels, mm in zip(size, spacing, strict=True)]
+    is_cut = [_is_cut(mask, spacing, axis) for axis in range(3)]
+    times = [
+        mm / standard
+        for mm, standard, cut in zip(seen_mm, CEREBRUM_MM, is_cut, strict=True)
+        if not any(cut)
+    ]
+    if not times:
+        return middle, tuple(seen_mm)
+    centre, size_mm = list(middle), list(seen_mm)
+    for axis, (at_start, at_end) in enumerate(is_cut):
+        missing = float(np.mean(times)) * CEREBRUM_MM[axis] - seen_mm[axis]
+        if missing > 0 and (at_start or at_end):
+            size_mm[axis] += missing
+            centre[axis] += (int(at_end) - int(at_start)) * missing / spacing[axis] / 2
+    return tuple(centre), tuple(size_mm)
+
+
+def _is_cut(mask: Tensor, spacing: tuple[float, float, float], axis: int) -> tuple[bool, bool]:
+    """Whether a mask (x, y, z) is still wide near the image's first and last line of an axis."""
+    area = mask.float().sum(tuple(a for a in range(3) if a != axis))
+    near = 1 + round(EDGE_MM / spacing[axis])
+    wide = CUT_FROM * area.max()
+    return bool(area[:near].max() > wide), bool(area[-near:].max() > wide)
+
+
+def is_cut_in_width(head: Head) -> bool:
+    """Whether the brain that was found is too narrow for its length to be a whole one.
+
+    The middle of what is seen is then not the brain's middle.
+    """
+    margin = [round(MARGIN_MM / mm) for mm in head.spacing]
+    extent_mm = []
+    for axis in (0, 1):
+        lines, size = head.box[axis], head.image.shape[axis]
+        first = lines.start + (margin[axis] if lines.start > 0 else 0)
+        last = lines.stop - (margin[axis] if lines.stop < size else 0)
+        extent_mm.append((last - first) * head.spacing[axis])
+    return extent_mm[0] < NARROWEST_BRAIN * extent_mm[1]
+
+
+def largest_piece(mask: Tensor) -> Tensor:
+    """Keep the largest connected piece of a mask (x, y, z): the others may lie in the neck."""
+    pieces, count = ndimage.label(mask.cpu().numpy())
+    if count < 2:
+        return mask
+    largest = np.bincount(pieces.ravel())[1:].argmax() + 1
+    return torch.from_numpy(pieces == largest).to(mask.device)
