@@ -4,7 +4,8 @@
 
 Each validation scan is damaged in one way at a time and segmented again. The reference stays the
 scan's own: a damaged copy lies on the same grid, or is compared at the positions of the scan's
-voxels that it still shows. Prints the mean Dice over the left/right structures for each scan.
+voxels that it still shows. Of a head that is cut off, what is left counts, of structures that are
+at least half there. Prints the mean Dice over the left/right structures for each scan.
 """
 
 from __future__ import annotations
@@ -50,10 +51,16 @@ def main() -> None:
         for name, damage in DAMAGES.items():
             values = image.data.astype(np.float32) / np.percentile(image.data, 99.8)
             copy = Volume(damage(values, image), image.grid, image.name)
-            results = session.segment(copy, PROMPTS)
+            left = (
+                np.where((values > 0) & (copy.data == 0), 0, classes) if name in CUTS else classes
+            )
+            prompts = [
+                p for p in PROMPTS if _is_half_there(vocabulary.class_names.index(p), left, classes)
+            ]
+            results = session.segment(copy, prompts)
             session.forget(copy)
             dice[name][scan] = float(
-                np.mean(list(dice_by_prompt(results, classes, vocabulary).values()))
+                np.mean(list(dice_by_prompt(results, left, vocabulary).values()))
             )
     table = Table("damage", *args.scans, title=f"mean Dice left/right, {args.preset}")
     for name, row in dice.items():
@@ -61,6 +68,11 @@ def main() -> None:
     Console(width=110).print(table)
     if args.plot:
         _plot(dice, args.plot)
+
+
+def _is_half_there(index: int, left: NDArray[np.uint8], classes: NDArray[np.uint8]) -> bool:
+    whole = np.count_nonzero(classes == index)
+    return whole > 0 and 2 * np.count_nonzero(left == index) >= whole
 
 
 # --- damages ------------------------------------------------------------------------------------
@@ -145,6 +157,12 @@ def _cropped(ras_axis: int, low: float, high: float) -> Damage:
     return damage
 
 
+CUTS: dict[str, Damage] = {
+    "lowest third missing": _cropped(2, 0.33, 1.0),
+    "top fifth missing": _cropped(2, 0.0, 0.8),
+    "left third missing": _cropped(0, 0.33, 1.0),
+    "back third missing": _cropped(1, 0.33, 1.0),
+}
 DAMAGES: dict[str, Damage] = {
     "none": lambda values, _: values,
     "noise 3 %": _noise(0.03),
@@ -160,8 +178,7 @@ DAMAGES: dict[str, Damage] = {
     "axial slices of 6 mm": _thick(2, 6),
     "coronal slices of 6 mm": _thick(1, 6),
     "sagittal slices of 6 mm": _thick(0, 6),
-    "lowest third missing": _cropped(2, 0.33, 1.0),
-    "top fifth missing": _cropped(2, 0.0, 0.8),
+    **CUTS,
 }
 
 

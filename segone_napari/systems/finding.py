@@ -23,6 +23,9 @@ NARROWEST_BRAIN = 0.65
 EDGE_MM, CUT_FROM = 4.0, 0.35
 """A brain whose section so near the image's edge is larger than this share of its largest goes on
 beyond it."""
+SETTLED_MM, SETTLED_SHARE = 2.0, 0.05
+"""What moves a centre, or changes a size, by less makes no difference: positions in training are
+more than that off."""
 MARGIN_MM = 14.0
 """What is looked at around the brain."""
 LEAST_VOXELS = 100
@@ -113,6 +116,13 @@ def _is_cut(mask: Tensor, spacing: tuple[float, float, float], axis: int) -> tup
     near = 1 + round(EDGE_MM / spacing[axis])
     wide = CUT_FROM * area.max()
     return bool(area[:near].max() > wide), bool(area[-near:].max() > wide)
+
+
+def is_settled(before: Head, after: Head) -> bool:
+    """Whether another look would hardly move the cerebrum's centre, or change its size."""
+    moved_mm = np.abs(np.subtract(after.centre, before.centre)) * after.spacing
+    grown = np.abs(np.divide(after.to_standard, before.to_standard) - 1)
+    return bool(moved_mm.max() < SETTLED_MM and grown.max() < SETTLED_SHARE)
 
 
 def is_cut_in_width(head: Head) -> bool:

@@ -430,27 +430,34 @@ def look(
     scene: Scene,
     drawn: dict[str, Drawn],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    only: Sequence[int] | None = None,
 ) -> Tensor:
     """Probability (T, x, y, z) of every term in a scene's box, the mean over the planes.
 
     Parameters
     ----------
     drawn : by plane, what a person corrected in this image; may be empty.
+    only : of a lesson with one plane, the slices that are wanted; 0 in the others. All if None.
     """
     config = lesson.config
-    total = sum(slice_count(scene, plane) for plane in config.planes)
+    wanted = {plane: _wanted(scene, plane, only) for plane in config.planes}
+    total = sum(len(indices) for indices in wanted.values())
     done = 0
     mean = torch.zeros(len(config.terms), *scene.image.shape, device=scene.image.device)
-    for plane in config.planes:
-        count = slice_count(scene, plane)
+    for plane, indices in wanted.items():
         by_slice = _by_slice(mean, plane)  # (N, T, H, W), a view
-        for start in range(0, count, SLICES_AT_ONCE):
+        for start in range(0, len(indices), SLICES_AT_ONCE):
             progress(done, total)
-            batch = range(start, min(count, start + SLICES_AT_ONCE))
+            batch = indices[start : start + SLICES_AT_ONCE]
             logits = slice_logits(lesson, scene, plane, batch, drawn.get(plane))
-            by_slice[start : start + len(batch)] += logits.sigmoid() / len(config.planes)
+            by_slice[torch.tensor(batch)] += logits.sigmoid() / len(config.planes)
             done += len(batch)
     return mean
+
+
+def _wanted(scene: Scene, plane: str, only: Sequence[int] | None) -> list[int]:
+    return list(range(slice_count(scene, plane)) if only is None else only)
 
 
 def slice_logits(

@@ -58,6 +58,7 @@ from segone_napari.systems.finding import (
     first_centre,
     foreground_box,
     is_cut_in_width,
+    is_settled,
     largest_piece,
 )
 from segone_napari.systems.sharpening import SparseClasses, sharpen
@@ -335,9 +336,9 @@ class SlicedSystem:
             main = preset_views("fast", through_plane_axis(image.grid), self.planes)[0].plane
             every = tuple(dict.fromkeys((main, *self.planes)))
             for planes in ((main,), every, every):
-                before = head.centre, head.to_standard
+                before = head
                 head = self._look_for_brain(head, image_box, planes, progress)
-                if (head.centre, head.to_standard) == before:
+                if is_settled(before, head):
                     break
             self._located[image] = working, head
         return self._located[image]

@@ -491,7 +491,7 @@ def _teach(
     check = held_back_check(lesson_config, seen, examples, held) if held else None
     # one patient's few slices are soon learnt by heart: what saw fewer of them is no good start
     anew = kind == "slice" and bool(held)
-    first = 1.0 if not held else 0.5 if anew else 0.7
+    first = 1.0 if not held else 0.4 if anew else 0.7
     remarks: list[str] = []
     trust: dict[str, float] = {}
     teacher = None
@@ -718,7 +718,10 @@ def _measure(
         example, (_, seen) = examples[number], members[number]
         mine = [s for s in held if s.example == number]
         drawn = shown[number].drawn if kind == "slice" else {}
-        new = taught.look(lesson, example.scene, drawn) > 0.5
+        # of one plane, what wasn't held back needs no look
+        is_one_plane = len(lesson.config.planes) == 1
+        only = sorted({one.place for one in mine}) if is_one_plane else None
+        new = taught.look(lesson, example.scene, drawn, only=only) > 0.5
         for place, term in enumerate(lesson.config.terms):
             where = torch.zeros_like(new[place])
             for one in mine:
