@@ -20,9 +20,11 @@ from segone_napari.volume import Box
 
 NARROWEST_BRAIN = 0.65
 """Least width of a whole brain as a share of its length; most have 0.7 to 0.85."""
-EDGE_MM, CUT_FROM = 4.0, 0.35
-"""A brain whose section so near the image's edge is larger than this share of its largest goes on
-beyond it."""
+EDGE_MM, CUT_FROM, REACHED_FROM = 4.0, 0.4, 0.1
+"""Where a section of the head so near the image's edge is larger than this share of its largest,
+the edge cuts the head; the cerebrum too, where its own section there is larger than the other."""
+FOREGROUND = 0.12
+"""What is brighter than this share of the bright end is no air."""
 SETTLED_MM, SETTLED_SHARE = 2.0, 0.05
 """What moves a centre, or changes a size, by less makes no difference: positions in training are
 more than that off."""
@@ -35,7 +37,7 @@ LEAST_VOXELS = 100
 def foreground_box(image: Tensor) -> Box:
     """The box of what is brighter than air."""
     sparse = image[::3, ::3, ::3].flatten()
-    level = 0.12 * float(sparse.kthvalue(max(1, int(0.995 * len(sparse)))).values)
+    level = FOREGROUND * float(sparse.kthvalue(max(1, int(0.995 * len(sparse)))).values)
     is_bright = image > level
     box = []
     for axis in range(3):
@@ -64,7 +66,7 @@ def centred_on(head: Head, is_brain: Tensor, is_cerebrum: Tensor, box: Box) -> H
     if is_brain.sum() < LEAST_VOXELS:
         return head
     measured = is_cerebrum if is_cerebrum.sum() >= LEAST_VOXELS else is_brain
-    middle, size_mm = _completed(measured, head.spacing)
+    middle, size_mm = _completed(measured, head.image[box] > FOREGROUND, head.spacing)
     centre = [c + s.start for c, s in zip(middle, box, strict=True)]
     x, y, z = to_standard_size(torch.tensor(size_mm)).tolist()
     sides = []
@@ -84,7 +86,7 @@ def centred_on(head: Head, is_brain: Tensor, is_cerebrum: Tensor, box: Box) -> H
 
 
 def _completed(
-    mask: Tensor, spacing: tuple[float, float, float]
+    mask: Tensor, is_head: Tensor, spacing: tuple[float, float, float]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Centre (voxels) and size (mm) of a cerebrum (x, y, z), also where the image's edge cuts it.
 
@@ -93,7 +95,7 @@ def _completed(
     """
     middle, size = centre_and_size(mask)
     seen_mm = [voxels * mm for voxels, mm in zip(size, spacing, strict=True)]
-    is_cut = [_is_cut(mask, spacing, axis) for axis in range(3)]
+    is_cut = [_is_cut(mask, is_head, spacing, axis) for axis in range(3)]
     times = [
         mm / standard
         for mm, standard, cut in zip(seen_mm, CEREBRUM_MM, is_cut, strict=True)
@@ -110,12 +112,22 @@ def _completed(
     return tuple(centre), tuple(size_mm)
 
 
-def _is_cut(mask: Tensor, spacing: tuple[float, float, float], axis: int) -> tuple[bool, bool]:
-    """Whether a mask (x, y, z) is still wide near the image's first and last line of an axis."""
-    area = mask.float().sum(tuple(a for a in range(3) if a != axis))
+def _is_cut(
+    mask: Tensor, is_head: Tensor, spacing: tuple[float, float, float], axis: int
+) -> tuple[bool, bool]:
+    """Whether the image's first and its last line of an axis cut a mask (x, y, z) off."""
     near = 1 + round(EDGE_MM / spacing[axis])
-    wide = CUT_FROM * area.max()
-    return bool(area[:near].max() > wide), bool(area[-near:].max() > wide)
+
+    def largest_near(sections: Tensor) -> tuple[float, float]:
+        most = float(sections.max().clamp_min(1))
+        return float(sections[:near].max()) / most, float(sections[-near:].max()) / most
+
+    others = tuple(a for a in range(3) if a != axis)
+    of_head, of_mask = (largest_near(whole.float().sum(others)) for whole in (is_head, mask))
+    at_start, at_end = (
+        head > CUT_FROM and own > REACHED_FROM for head, own in zip(of_head, of_mask, strict=True)
+    )
+    return at_start, at_end
 
 
 def is_settled(before: Head, after: Head) -> bool:

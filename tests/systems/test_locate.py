@@ -40,8 +40,8 @@ def cerebrum() -> torch.Tensor:
 
 def found(mask: torch.Tensor, box: tuple[slice, slice, slice]) -> Head:
     """The head that is found where only `box` of it is in the image."""
-    empty = Head(torch.zeros(mask.shape), SPACING, (0.0, 0.0, 0.0), box)
-    return centred_on(empty, mask[box], mask[box], box)
+    seen = Head(mask.float(), SPACING, (0.0, 0.0, 0.0), box)
+    return centred_on(seen, mask[box], mask[box], box)
 
 
 WHOLE = (slice(0, 100), slice(0, 120), slice(0, 90))
@@ -79,3 +79,12 @@ def test_a_brain_that_just_fills_its_image_is_whole(cerebrum):
 def test_a_small_piece_that_is_cut_everywhere_is_taken_as_it_is(cerebrum):
     box = (slice(40, 60), slice(50, 70), slice(40, 60))
     assert np.allclose(found(cerebrum, box).centre, (49.5, 59.5, 49.5), atol=1)
+
+
+def test_an_image_that_ends_below_a_whole_cerebrum_cuts_nothing_of_it(cerebrum):
+    neck = cerebrum.clone()
+    neck[40:60, 50:70, :20] = True
+    box = (WHOLE[0], WHOLE[1], slice(4, 90))
+    seen = Head(neck.float(), SPACING, (0.0, 0.0, 0.0), box)
+    head = centred_on(seen, neck[box], cerebrum[box], box)
+    assert np.abs(np.subtract(head.centre, MIDDLE)).max() <= 1
