@@ -491,7 +491,7 @@ def _teach(
     check = held_back_check(lesson_config, seen, examples, held) if held else None
     # one patient's few slices are soon learnt by heart: what saw fewer of them is no good start
     anew = kind == "slice" and bool(held)
-    first = 1.0 if not held else 0.4 if anew else 0.7
+    first = 1.0 if not held else 0.5 if anew else 0.7
     remarks: list[str] = []
     trust: dict[str, float] = {}
     teacher = None
