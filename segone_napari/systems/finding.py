@@ -90,8 +90,9 @@ def _completed(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Centre (voxels) and size (mm) of a cerebrum (x, y, z), also where the image's edge cuts it.
 
-    How long it would go on is told by the axes along which it is whole: heads differ in size more
-    than in shape. Along an axis that is cut at both ends the middle of what is seen stays.
+    How long it would go on is told by the axes along which it is whole, since heads differ in size
+    more than in shape; where none is, it has the standard size. Along an axis that is cut at both
+    ends the middle of what is seen stays.
     """
     middle, size = centre_and_size(mask)
     seen_mm = [voxels * mm for voxels, mm in zip(size, spacing, strict=True)]
@@ -101,11 +102,9 @@ def _completed(
         for mm, standard, cut in zip(seen_mm, CEREBRUM_MM, is_cut, strict=True)
         if not any(cut)
     ]
-    if not times:
-        return middle, tuple(seen_mm)
     centre, size_mm = list(middle), list(seen_mm)
     for axis, (at_start, at_end) in enumerate(is_cut):
-        missing = float(np.mean(times)) * CEREBRUM_MM[axis] - seen_mm[axis]
+        missing = float(np.mean(times or 1.0)) * CEREBRUM_MM[axis] - seen_mm[axis]
         if missing > 0 and (at_start or at_end):
             size_mm[axis] += missing
             centre[axis] += (int(at_end) - int(at_start)) * missing / spacing[axis] / 2
@@ -122,8 +121,10 @@ def _is_cut(
         most = float(sections.max().clamp_min(1))
         return float(sections[:near].max()) / most, float(sections[-near:].max()) / most
 
-    others = tuple(a for a in range(3) if a != axis)
-    of_head, of_mask = (largest_near(whole.float().sum(others)) for whole in (is_head, mask))
+    of_head, of_mask = (
+        largest_near(whole.movedim(axis, 0)[:, ::2, ::2].float().sum((1, 2)))
+        for whole in (is_head, mask)
+    )
     at_start, at_end = (
         head > CUT_FROM and own > REACHED_FROM for head, own in zip(of_head, of_mask, strict=True)
     )

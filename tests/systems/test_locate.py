@@ -76,9 +76,12 @@ def test_a_brain_that_just_fills_its_image_is_whole(cerebrum):
     assert np.allclose(head.to_standard, 1 / TIMES, rtol=0.04)
 
 
-def test_a_small_piece_that_is_cut_everywhere_is_taken_as_it_is(cerebrum):
-    box = (slice(40, 60), slice(50, 70), slice(40, 60))
-    assert np.allclose(found(cerebrum, box).centre, (49.5, 59.5, 49.5), atol=1)
+def test_a_piece_that_is_cut_everywhere_is_of_a_head_of_standard_size(cerebrum):
+    inner = found(cerebrum, (slice(40, 60), slice(50, 70), slice(40, 60)))
+    assert np.allclose(inner.centre, (49.5, 59.5, 49.5), atol=1)
+    assert np.allclose(inner.to_standard, 1)
+    corner = found(cerebrum, (slice(40, 100), slice(40, 120), slice(36, 90)))
+    assert np.abs(np.subtract(corner.centre, MIDDLE)).max() * 2 < 7
 
 
 def test_an_image_that_ends_below_a_whole_cerebrum_cuts_nothing_of_it(cerebrum):
