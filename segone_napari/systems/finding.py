@@ -102,9 +102,10 @@ def _completed(
         for mm, standard, cut in zip(seen_mm, CEREBRUM_MM, is_cut, strict=True)
         if not any(cut)
     ]
+    of_standard = float(np.mean(times)) if times else 1.0
     centre, size_mm = list(middle), list(seen_mm)
     for axis, (at_start, at_end) in enumerate(is_cut):
-        missing = float(np.mean(times or 1.0)) * CEREBRUM_MM[axis] - seen_mm[axis]
+        missing = of_standard * CEREBRUM_MM[axis] - seen_mm[axis]
         if missing > 0 and (at_start or at_end):
             size_mm[axis] += missing
             centre[axis] += (int(at_end) - int(at_start)) * missing / spacing[axis] / 2
@@ -141,7 +142,7 @@ def is_settled(before: Head, after: Head) -> bool:
 def is_cut_in_width(head: Head) -> bool:
     """Whether the brain that was found is too narrow for its length to be a whole one.
 
-    The middle of what is seen is then not the brain's middle.
+    Where its middle lies is then estimated only.
     """
     margin = [round(MARGIN_MM / mm) for mm in head.spacing]
     extent_mm = []
