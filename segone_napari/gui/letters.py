@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from napari.components.overlays import ScaleBarOverlay, TextOverlay
 
 from segone_napari.gui.layers import Edge, LayerImage, edge_letters
@@ -42,6 +44,9 @@ class EdgeLetters:
         self._scale.visible = (
             image is not None and not self._viewer.canvas.overlays.scale_bar.visible
         )
+        for overlay in (*self._overlays.values(), self._scale):
+            for visual in _visuals(self._viewer, overlay):
+                _draw_box_when_changed(visual)
         if image is None:
             return ""
         return _words(letters)
@@ -55,6 +60,51 @@ class EdgeLetters:
         for edge in self._overlays:
             self._viewer.canvas.overlays.pop(f"segone_{edge}", None)
         self._viewer.canvas.overlays.pop("segone_scale", None)
+
+
+def _visuals(viewer: Any, overlay: Any) -> Iterator[Any]:
+    """What draws an overlay; nothing where it isn't shown. napari has no public way to it."""
+    window = getattr(viewer.window, "_qt_viewer", None)
+    drawn = getattr(getattr(window, "canvas", None), "_viewer_overlay_to_visual", {})
+    yield from drawn.get(overlay, ())
+
+
+class _BoxWhenChanged:
+    """Lets napari build the box behind an overlay when that has changed, and only then.
+
+    It builds the boxes of all overlays, and what a graphics card draws them with, whenever a layer
+    comes or a tool is chosen: of five overlays that is a tenth of a second in which the window
+    stands still, and each picture after it takes longer.
+    """
+
+    def __init__(self, visual: Any):
+        self._visual, self._build = visual, visual._on_box_change
+        self._built: tuple[Any, ...] | None = None
+
+    def __call__(self) -> None:
+        look = _look_of(self._visual)
+        if look != self._built:
+            self._built = look
+            self._build()
+
+
+def _draw_box_when_changed(visual: Any) -> None:
+    build = getattr(visual, "_on_box_change", None)
+    if build is not None and not isinstance(build, _BoxWhenChanged):
+        visual._on_box_change = _BoxWhenChanged(visual)
+
+
+def _look_of(visual: Any) -> tuple[Any, ...]:
+    """All that decides how the box behind an overlay looks and where it is drawn."""
+    overlay, canvas = visual.overlay, visual.viewer.canvas
+    node = visual.node
+    return (
+        overlay.box and visual._should_be_visible(),
+        tuple(np.ravel(canvas.background_color)),
+        None if overlay.box_color is None else tuple(np.ravel(overlay.box_color)),
+        (visual.x_size, visual.y_size, *canvas.overlay_tiling.padding),
+        (id(node.parent), id(node.transform), node.order),
+    )
 
 
 def _words(letters: Any) -> str:
