@@ -31,6 +31,7 @@ _MARGIN = 4
 # The share of the mask's volume by which the surface's may differ, and how long it is looked for.
 _TOLERANCE = 0.002
 _MOST_STEPS = 12
+_LAYERS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,14 +103,46 @@ def level_surface(
     low, high = 0.02 * highest, 0.98 * highest  # a lower level encloses more
     level = min(0.5, highest / 2)
     for _ in range(_MOST_STEPS):
-        vertices, faces, _, _ = marching_cubes(field, level, gradient_direction="ascent")
-        vertices, faces = vertices.astype(np.float64), faces.astype(np.int64)
+        vertices, faces = _surface_at(field, level)
         volume = Surface(vertices, faces).volume_mm3
         if abs(volume / voxels - 1.0) < _TOLERANCE:
             break
         low, high = (level, high) if volume > voxels else (low, level)
         level = (low + high) / 2
-    return vertices, faces
+    return _without_seams(vertices, faces)
+
+
+def _surface_at(
+    field: NDArray[np.float32], level: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Marching cubes, a few layers at a time: it lets no other thread work, and a window waits.
+
+    Vertices between two such blocks come twice.
+    """
+    vertices, faces, count = [np.zeros((0, 3))], [np.zeros((0, 3), dtype=np.int64)], 0
+    for first in range(0, len(field) - 1, _LAYERS_AT_ONCE):
+        block = field[first : first + _LAYERS_AT_ONCE + 1]
+        if not block.min() < level < block.max():
+            continue
+        own, own_faces, _, _ = marching_cubes(block, level, gradient_direction="ascent")
+        vertices.append(own.astype(np.float64) + np.array([first, 0, 0]))
+        faces.append(own_faces.astype(np.int64) + count)
+        count += len(own)
+    return np.concatenate(vertices), np.concatenate(faces)
+
+
+def _without_seams(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Join the vertices that come twice between two blocks of layers."""
+    seam = np.flatnonzero(vertices[:, 0] % _LAYERS_AT_ONCE == 0)
+    _, chosen, which = np.unique(
+        vertices[seam].round(4), axis=0, return_index=True, return_inverse=True
+    )
+    stands_for = np.arange(len(vertices))
+    stands_for[seam] = seam[chosen[which.ravel()]]
+    kept, renumbered = np.unique(stands_for, return_inverse=True)
+    return vertices[kept], renumbered.ravel()[faces]
 
 
 # --- files --------------------------------------------------------------------------------------

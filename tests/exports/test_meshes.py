@@ -55,6 +55,16 @@ def test_mesh_lies_over_its_mask_and_encloses_its_volume(
     assert mesh.points[:, 0].max() < 0
 
 
+def test_a_long_surface_is_closed_and_no_corner_of_it_comes_twice() -> None:
+    one = ball(17.0, np.eye(4), (0.0, 0.0, 0.0))
+    surface = surface_of(one)
+    edges = np.sort(surface.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    _, times = np.unique(edges, axis=0, return_counts=True)
+    assert (times == 2).all()
+    assert len(np.unique(surface.vertices.round(6), axis=0)) == len(surface.vertices)
+    assert set(surface.faces.ravel()) == set(range(len(surface.vertices)))
+
+
 @pytest.mark.parametrize(
     "where",
     [

@@ -307,3 +307,54 @@ def test_asking_about_an_image_with_earlier_work_goes_on_with_it(qtbot, open_wid
     ask(qtbot, widget, "right ball")
     qtbot.waitUntil(lambda: is_idle(widget) and len(rows(widget)) == 2, timeout=PATIENCE_MS)
     assert {layer.name for layer in viewer.layers} == {"head.nii.gz", "left ball", "right ball"}
+
+
+def boxes(viewer) -> dict[str, tuple]:
+    """Whether napari draws a box behind each of our overlays, how large it is, and its colour."""
+    canvas = viewer.window._qt_viewer.canvas
+    drawn = {}
+    for name, overlay in viewer.canvas.overlays.items():
+        if name.startswith("segone_"):
+            (visual,) = canvas._viewer_overlay_to_visual[overlay]
+            box = visual.box
+            size = round(float(box.width), 3), round(float(box.height), 3)
+            drawn[name] = box.parent is not None, size, tuple(np.round(box.color.rgba, 3))
+    return drawn
+
+
+def test_boxes_behind_the_letters_are_built_when_they_change_and_only_then(
+    qtbot, open_widget, monkeypatch
+) -> None:
+    from napari._vispy.overlays.base import VispyCanvasOverlay
+
+    viewer, _ = open_widget(head())
+    qtbot.wait(50)
+    built = []
+    build = VispyCanvasOverlay._on_box_change
+
+    def counted(visual) -> None:
+        built.append(visual)
+        build(visual)
+
+    before = boxes(viewer)
+    assert len(before) == 5
+    assert all(is_there for is_there, _, _ in before.values())
+    for overlay in [o for n, o in viewer.canvas.overlays.items() if n.startswith("segone_")]:
+        (visual,) = viewer.window._qt_viewer.canvas._viewer_overlay_to_visual[overlay]
+        monkeypatch.setattr(visual._on_box_change, "_build", lambda visual=visual: counted(visual))
+    viewer.add_labels(np.zeros((4, 4, 4), dtype=np.uint8))
+    viewer.layers.selection.active.mode = "paint"
+    qtbot.wait(50)
+    assert built == []
+    assert boxes(viewer) == before
+    # another theme gives the boxes another colour, other letters another size
+    viewer.theme = "light"
+    qtbot.wait(50)
+    assert all(boxes(viewer)[name][2] != colour for name, (_, _, colour) in before.items())
+    viewer.canvas.overlays["segone_left"].text = "WWWW"
+    qtbot.wait(50)
+    assert boxes(viewer)["segone_left"][1][0] > before["segone_left"][1][0]
+    viewer.canvas.overlays["segone_left"].visible = False
+    assert not boxes(viewer)["segone_left"][0]
+    viewer.canvas.overlays["segone_left"].visible = True
+    assert boxes(viewer)["segone_left"][0]
