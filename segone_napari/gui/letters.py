@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,14 +79,23 @@ class _BoxWhenChanged:
     """
 
     def __init__(self, visual: Any):
-        self._visual, self._build = visual, visual._on_box_change
+        # no more than a weak reference: a visual that was taken off has to go at once, or it goes
+        # on listening to the viewer
+        self._visual = weakref.ref(visual)
         self._built: tuple[Any, ...] | None = None
 
     def __call__(self) -> None:
-        look = _look_of(self._visual)
+        visual = self._visual()
+        if visual is None:
+            return
+        look = _look_of(visual)
         if look != self._built:
             self._built = look
-            self._build()
+            self._build(visual)
+
+    @staticmethod
+    def _build(visual: Any) -> None:
+        type(visual)._on_box_change(visual)
 
 
 def _draw_box_when_changed(visual: Any) -> None:
