@@ -91,11 +91,7 @@ class _BoxWhenChanged:
         look = _look_of(visual)
         if look != self._built:
             self._built = look
-            self._build(visual)
-
-    @staticmethod
-    def _build(visual: Any) -> None:
-        type(visual)._on_box_change(visual)
+            type(visual)._on_box_change(visual)
 
 
 def _draw_box_when_changed(visual: Any) -> None:

@@ -437,7 +437,8 @@ class SlicedSystem:
             box, values = to_stored(*sharp, native)
         if (times := ODDS_OF.get(term.classes[0])) is not None:
             values = times * values / (1 + (times - 1) * values)
-        mask, certainty = values > 0.5, expected_dice(values)
+        mask = values > 0.5
+        certainty = expected_dice(values, mask)
         doubtful = evened(values)
         volume_ml = int(mask.sum()) * native.voxel_volume_ml
         least = LEAST_CERTAINTY_OF.get(term.classes[0], LEAST_CERTAINTY)
@@ -514,12 +515,9 @@ def evened(probability: NDArray[np.float16]) -> NDArray[np.float32]:
     return np.asarray(ndimage.gaussian_filter(values, MAY_BE_OFF, mode="constant", truncate=2))
 
 
-def expected_dice(
-    probability: NDArray[np.floating], mask: NDArray[np.bool_] | None = None
-) -> float:
-    """Dice that a mask, or probability > 0.5, can expect if the probabilities are true."""
+def expected_dice(probability: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
+    """Dice that a mask can expect if the probabilities are true."""
     values = probability.astype(np.float32)
-    mask = values > 0.5 if mask is None else mask
     total = float(values.sum()) + int(mask.sum())
     return 2 * float(values[mask].sum()) / total if mask.any() else float(values.max(initial=0.0))
 

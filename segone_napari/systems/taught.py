@@ -168,7 +168,7 @@ class TaughtSystem(SlicedSystem):
         is_large = np.count_nonzero(mask) >= FEWEST_VOXELS
         told = self._told.get(encoded.image, {}).get(term.canonical)
         is_drawn = told is not None and bool(told.mask.any())
-        found = is_drawn or bool(is_large and expected_dice(values) >= LEAST_CERTAINTY)
+        found = is_drawn or bool(is_large and expected_dice(values, mask) >= LEAST_CERTAINTY)
         return Result(
             prompt=prompt,
             resolved=term.canonical,
