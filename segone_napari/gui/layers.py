@@ -289,7 +289,7 @@ def labels_layer(
     """Make a Labels layer that shows a mask, in the layer's axis order, exactly over its image."""
     metadata = {key: value for key, value in image.metadata.items() if key != "warnings"}
     metadata |= {"segone_image": image.unique_id, "segone_name": name}
-    return Labels(
+    layer = Labels(
         mask,
         name=name,
         scale=image.scale,
@@ -303,6 +303,30 @@ def labels_layer(
         colormap=colour_map(colour),
         metadata=metadata,
     )
+    _draw_outlines_when_chosen(layer)
+    return layer
+
+
+_OUTLINES = {"polygon": "polygon", "brush_stroke": "paint"}
+"""napari's overlays of a Labels layer that only one of its modes shows, and that mode."""
+
+
+def _draw_outlines_when_chosen(layer: Labels) -> None:
+    """Let napari build what draws the polygon, and the brush's ring, when they are first needed.
+
+    It would build them for every layer that is added, which is half of the time that takes. napari
+    has no public way to them; where they are elsewhere, they are built as it likes.
+    """
+    overlays = getattr(layer, "_overlays", {})
+    outlines = {mode: overlays[name] for name, mode in _OUTLINES.items() if name in overlays}
+    for overlay in outlines.values():
+        overlay.visible = False
+
+    def show() -> None:
+        if overlay := outlines.get(str(layer.mode)):
+            overlay.visible = True
+
+    layer.events.mode.connect(show)
 
 
 def stored_atoms(

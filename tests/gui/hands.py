@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,30 @@ def click_on(qtbot: Any, viewer: Any, voxel: tuple[int, ...], *modifiers: Any) -
     where = _on_canvas(viewer, viewer.layers.selection.active, voxel)
     qtbot.mouseMove(canvas(viewer), where)
     qtbot.mouseClick(canvas(viewer), Qt.MouseButton.LeftButton, held, pos=where)
+
+
+def encircle(qtbot: Any, viewer: Any, corners: Sequence[tuple[int, ...]]) -> None:
+    """Click with the right button on the first voxel, then lead the mouse round to it again."""
+    layer, native = viewer.layers.selection.active, canvas(viewer)
+    first, *others = (_on_canvas(viewer, layer, voxel) for voxel in corners)
+    qtbot.mouseMove(native, first)
+    qtbot.mouseClick(native, Qt.MouseButton.RightButton, pos=first)
+    for point in (*others, first):
+        qtbot.wait(20)
+        _move_held(native, point, Qt.MouseButton.NoButton)
+    qtbot.wait(20)
+
+
+def draw_polygon(qtbot: Any, viewer: Any, corners: Sequence[tuple[int, ...]]) -> None:
+    """Click on each corner, and twice on the last one."""
+    layer, native = viewer.layers.selection.active, canvas(viewer)
+    for voxel in corners:
+        point = _on_canvas(viewer, layer, voxel)
+        qtbot.wait(20)
+        _move_held(native, point, Qt.MouseButton.NoButton)
+        qtbot.mouseClick(native, Qt.MouseButton.LeftButton, pos=point)
+    qtbot.mouseDClick(native, Qt.MouseButton.LeftButton, pos=point)
+    qtbot.wait(20)
 
 
 def _move_held(native: Any, point: QPoint, button: Any) -> None:

@@ -17,6 +17,8 @@ from .hands import (
     choose_row,
     click,
     drag,
+    draw_polygon,
+    encircle,
     press,
     redo,
     row_text,
@@ -73,6 +75,22 @@ def read_copy(case_folder, project) -> np.ndarray:
     (case,) = Project(project).cases()
     with EditHistory.open(case) as history:
         return history.masks[history.rows[0].id].copy()
+
+
+@pytest.mark.parametrize(("mode", "draw"), [("polygon", draw_polygon), ("paint", encircle)])
+def test_napari_s_own_outlines_fill_and_are_one_step(qtbot, with_balls, mode, draw) -> None:
+    viewer, widget = with_balls
+    layer = viewer.layers["left ball"]
+    before = layer.data.copy()
+    layer.brush_size = 1
+    layer.mode = mode
+    at = round(float(layer.world_to_data(viewer.dims.point)[0]))
+    draw(qtbot, viewer, [(at, 2, 4), (at, 2, 14), (at, 7, 14), (at, 7, 4)])
+    added = np.argwhere(layer.data != before)
+    assert {tuple(voxel) for voxel in added} >= {(at, 4, 8), (at, 5, 12)}
+    assert {int(voxel[0]) for voxel in added} == {at}
+    undo(qtbot, viewer)
+    np.testing.assert_array_equal(layer.data, before)
 
 
 def test_undo_goes_back_over_slices_layers_and_kinds_of_edit(qtbot, with_balls) -> None:
