@@ -79,7 +79,7 @@ def read_copy(case_folder, project) -> np.ndarray:
 
 @pytest.mark.parametrize(("mode", "draw"), [("polygon", draw_polygon), ("paint", encircle)])
 def test_napari_s_own_outlines_fill_and_are_one_step(qtbot, with_balls, mode, draw) -> None:
-    viewer, widget = with_balls
+    viewer, _ = with_balls
     layer = viewer.layers["left ball"]
     before = layer.data.copy()
     layer.brush_size = 1
