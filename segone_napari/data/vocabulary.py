@@ -48,7 +48,7 @@ class Structure:
     ----------
     name : the canonical name, without a side.
     sides : whether it exists left and right.
-    colour : the base colour; a side is a little lighter or darker.
+    colour : the base colour; left is lighter, right is darker.
     synonyms : other names, unique in the whole vocabulary.
     synonyms_with_side : names that mean this only when a side is named ("left ventricle").
     also : more names, abbreviations above all, that a text model is not trained on.
@@ -252,7 +252,7 @@ class Vocabulary:
         return float((low * high) ** 0.5 / FIELD_OF_VIEW_ML)
 
     def colour(self, class_name: str) -> Colour:
-        """Display colour of a class: left a little lighter than right, the same hue."""
+        """Display colour of a class: left lighter than right, the same hue."""
         structure = self._structure(class_name)
         if structure is None:
             return (0, 0, 0)
@@ -626,5 +626,5 @@ def _sided_colour(structure: Structure, side: str | None) -> Colour:
     if not structure.sides or side not in ("left", "right"):
         return structure.colour
     if side == "left":
-        return (red + (255 - red) // 5, green + (255 - green) // 5, blue + (255 - blue) // 5)
-    return (red * 4 // 5, green * 4 // 5, blue * 4 // 5)
+        return (red + (255 - red) // 3, green + (255 - green) // 3, blue + (255 - blue) // 3)
+    return (red * 3 // 5, green * 3 // 5, blue * 3 // 5)

@@ -42,6 +42,7 @@ class Segment:
     confidence : 0 to 1, where a system gave one.
     probability : (i, j, k) float, 0 to 1, on the mask's grid, where a system gave one.
     checkpoint : the weights that made this mask, where the content's masks differ in that.
+    preset : how it was made, where that is known of each mask.
     is_edited : whether a person has changed the mask by hand; None where nobody knows.
     edited_with : by what it was changed, in order: "brush" (also the eraser and the
         fill), "sam2", "spread", "repair", "interpolation", and "confirmed" where slices were said
@@ -56,6 +57,7 @@ class Segment:
     confidence: float | None = None
     probability: Volume | None = None
     checkpoint: str = ""
+    preset: str = ""
     is_edited: bool | None = None
     edited_with: tuple[str, ...] = ()
     made_at: str = ""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -53,13 +52,13 @@ _INSIDE, _OUTLINE, _PLUS, _MINUS, _BOX, _CROSS = 1, 2, 3, 4, 5, 6
 _COLOURS = {
     None: (0.0, 0.0, 0.0, 0.0),
     0: (0.0, 0.0, 0.0, 0.0),
-    _INSIDE: (1.0, 1.0, 0.3, 0.22),
-    _OUTLINE: (1.0, 1.0, 0.3, 1.0),
     _PLUS: (0.2, 1.0, 0.4, 1.0),
     _MINUS: (1.0, 0.35, 0.3, 1.0),
     _BOX: (0.4, 0.85, 1.0, 1.0),
     _CROSS: (1.0, 1.0, 1.0, 1.0),
 }
+_PROPOSED = ((1.0, 1.0, 0.3), (1.0, 0.3, 0.9))
+"""An outline to take has the one of these that is further from the structure's own colour."""
 
 _Box = tuple[float, float, float, float]
 
@@ -170,7 +169,7 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
         self._is_own_doing = False
         preview, self._preview = self._preview, None
         if preview is not None:
-            self._turns.later(partial(self._turns.take_away, preview))
+            self._turns.remove([preview])
         self.changed.emit()
 
     def stop(self) -> None:
@@ -451,8 +450,11 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
 
     def _add_preview(self, work: ImageWork) -> Labels:
         empty = np.zeros(work.image.data.shape, dtype=np.uint8)
+        own = np.array(work.history.row(self._row_id).colour) / 255
+        proposed = max(_PROPOSED, key=lambda colour: float(np.abs(own - colour).sum()))
+        colours = {_INSIDE: (*proposed, 0.22), _OUTLINE: (*proposed, 1.0)}
         preview = layers.labels_layer(work.image, PREVIEW, (255, 255, 0), empty)
-        preview.colormap = DirectLabelColormap(color_dict=_COLOURS)
+        preview.colormap = DirectLabelColormap(color_dict=_COLOURS | colours)
         preview.opacity = 1.0
         preview.editable = False
         preview.metadata["segone_role"] = ROLE

@@ -55,7 +55,6 @@ class ExportWindow(QDialog):
         work: ImageWork,
         keeper: Keeper,
         preferences: Preferences,
-        options: dict[str, Any],
         parent: QWidget | None = None,
     ):
         super().__init__(parent)
@@ -66,7 +65,6 @@ class ExportWindow(QDialog):
         self._work = work
         self._keeper = keeper
         self._preferences = preferences
-        self._options = options
         self._rows = [row for row in work.rows if row.state != "not found"]
         self._structures = [_check(f"export_row_{row.id}", row.name, True) for row in self._rows]
         usual = preferences.text("export_formats", USUAL).split()
@@ -116,10 +114,10 @@ class ExportWindow(QDialog):
         self._work.export_folder = folder
         self._export.setEnabled(False)
         self._words.setText("Writing …")
-        work, options, force = self._work, self._options, self._force.isChecked()
+        work, force = self._work, self._force.isChecked()
 
         def write() -> list[Path]:
-            content = content_of(work, rows, options, stem)
+            content = content_of(work, rows, stem)
             files = write_exports(content, folder, names, stem, force=force)
             garbage.spare()  # the formats' libraries
             return files
@@ -169,7 +167,11 @@ class ExportWindow(QDialog):
         column.addWidget(self._force)
         column.addWidget(self._words)
         column.addLayout(buttons)
-        self.resize(460, min(650, 350 + 26 * len(self._structures)))
+        self._words.setMinimumHeight(3 * self._words.fontMetrics().lineSpacing())
+        wanted = 320 + 27 * (len(self._structures) + len(self._formats))
+        screen = self.screen()
+        room = screen.availableGeometry().height() if screen is not None else wanted
+        self.resize(460, min(wanted, round(0.85 * room)))
 
 
 def default_name(work: ImageWork) -> str:
@@ -186,7 +188,7 @@ def default_name(work: ImageWork) -> str:
     return f"mri-{digits}" if digits else "mri"
 
 
-def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any], stem: str) -> Content:
+def content_of(work: ImageWork, rows: Sequence[Row], stem: str) -> Content:
     """Take rows as they are now: for a worker, since masks are copied and the image is loaded."""
     grid = work.values.grid
     segments = []
@@ -202,6 +204,8 @@ def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any], st
                 mask,
                 prompt=row.prompt,
                 confidence=row.confidence,
+                checkpoint=row.checkpoint,
+                preset=row.preset,
                 is_edited=any(edit.kind != "confirmed" for edit in changed),
                 edited_with=tuple(dict.fromkeys(edit.kind for edit in changed)),
                 made_at=_time(made[-1]) if made else "",
@@ -212,6 +216,7 @@ def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any], st
     is_there = path is not None and path.exists()
     files = files_of(path, reference.series, reference.volume_index) if path and is_there else ()
     checkpoints = dict.fromkeys(row.checkpoint for row in rows if row.checkpoint)
+    presets = dict.fromkeys(row.preset for row in rows if row.preset)
     return Content(
         tuple(segments),
         image=work.values.volume,
@@ -219,7 +224,7 @@ def content_of(work: ImageWork, rows: Sequence[Row], options: dict[str, Any], st
         image_checksum=reference.checksum,
         system="segone",
         checkpoint=", ".join(checkpoints),
-        options=options,
+        options={"preset": ", ".join(presets)} if presets else {},
         subject=_subject(stem),
     )
 

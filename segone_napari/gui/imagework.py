@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
 
 from segone_napari import editing
 from segone_napari.gui import corrected, layers
@@ -49,11 +49,13 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
     -------
     changed : rows, masks or what can be undone are different now.
     visibility_changed : a layer was shown or hidden.
+    told : words for the person about what was done.
     failed : an error for the person.
     """
 
     changed = Signal()
     visibility_changed = Signal()
+    told = Signal(str)
     failed = Signal(object)
 
     def __init__(
@@ -84,7 +86,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         self._left_out: set[int] = set()  # accepted rows whose layer a person deleted
         self._voxels: dict[int, int] = {}
         self._edited: dict[int, bool] = {}
-        self._is_removing = False
+        self._deleted: list[int] = []  # rows whose layer a person has just deleted
         self._is_closed = False
         self._thens: list[Callable[[], None]] = []
         self._queued: list[Callable[[], None]] = []
@@ -171,8 +173,16 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         self._step(self.history.redo)
 
     def set_state(self, row_id: int, state: Any) -> None:
-        """Accept a row, make it a draft again, or show what was not found."""
+        """Accept a row, or make it a draft again."""
         self._do(lambda: self.history.set_row(replace(self.history.row(row_id), state=state)))
+        name = self.history.row(row_id).name
+        is_accepted = state == "accepted"
+        self.told.emit(f"{name} is {'accepted, and locked' if is_accepted else 'a draft again'}")
+
+    def show_anyway(self, row_id: int) -> None:
+        """Make a draft of what was not found, and go to its largest slice."""
+        row = replace(self.history.row(row_id), state="draft")
+        self._do(lambda: self.history.set_row(row), partial(self.go_to, row_id))
 
     def remove(self, row_id: int) -> None:
         """Take a row and its layer away; undo brings them back."""
@@ -181,8 +191,9 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
     def repair(self, row_id: int, name: str) -> None:
         """Do one of `REPAIRS` to a row."""
         row, spacing = self.history.row(row_id), self.values.grid.spacing
+        largest = partial(editing.keep_largest_part, parts=2 if row.side == "both" else 1)
         repairs: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
-            "largest": editing.keep_largest_part,
+            "largest": largest,
             "holes": editing.fill_holes,
             "smooth": lambda mask: editing.smooth(mask, spacing),
             "absent": np.zeros_like,
@@ -194,7 +205,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             values = repairs[name](self.history.masks[row_id])
             return self.history.edit(row_id, values, kind="repair", words=words)
 
-        self._change_in_thread(row_id, work, then)
+        self._change_in_thread(row_id, work, then, told=REPAIRS[name][1])
 
     def interpolate(self, row_id: int, axis: int) -> None:
         """Fill in the slices between corrected ones along array axis `axis`."""
@@ -205,7 +216,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             values = editing.interpolate(self.history.masks[row_id], slices, axis, spacing)
             return self.history.edit(row_id, values, kind="interpolation")
 
-        self._change_in_thread(row_id, work)
+        self._change_in_thread(row_id, work, told="Fill in between corrected slices")
 
     def set_slices(
         self, row_id: int, axis: int, first: int, masks: NDArray[np.uint8], *, kind: Kind
@@ -258,7 +269,9 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         """Select a row's layer and go to its largest slice."""
         self.set_visible(row_id, True)
         layer = self.layer_of(row_id)
-        if layer is None:
+        if layer is None or layer not in self._viewer.layers:
+            if any(row.id == row_id and row.state != "not found" for row in self.rows):
+                self._thens.append(partial(self.go_to, row_id))  # it is on its way
             return
         self._viewer.layers.selection.active = layer
         if self.volume_ml(row_id):
@@ -283,25 +296,33 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         self.changed.emit()
         self._add_missing(then)
 
-    def on_layer_removed(self, layer: Any) -> bool:
-        """Follow a person who deleted one of our layers; returns whether it was one."""
+    def on_layer_removed(self, layer: Any) -> None:
+        """Follow a person who deleted one of our layers.
+
+        Not at once: where the image goes with it, nothing was deleted but the image was closed.
+        """
         row = self.row_of(layer)
-        if row is None or self._is_removing:
-            return row is not None
-        self._let_go(row.id)
-        if row.state == "accepted":
-            self._left_out.add(row.id)
-            self.changed.emit()
-        else:
-            self._do(lambda: self.history.remove(row.id))
-        return True
+        if row is not None:
+            self._let_go(row.id)
+            self._deleted.append(row.id)
+            QTimer.singleShot(0, self._follow_deletions)
+
+    def _follow_deletions(self) -> None:
+        deleted, self._deleted = self._deleted, []
+        if self._is_closed or self.image not in self._viewer.layers:
+            return
+        for row_id in deleted:
+            if self.history.row(row_id).state == "accepted":
+                self._left_out.add(row_id)
+            else:
+                self._do(partial(self.history.remove, row_id))
+        self.changed.emit()
 
     def close(self) -> None:
         """Take the layers away and let the case go, once all of it is on disk."""
         self._is_closed = True
         if self.history.is_saved:
-            for row_id in list(self._layers):
-                self._remove_layer(row_id)
+            self._turns.remove([self._let_go(row_id) for row_id in list(self._layers)])
         self._keeper.run(self.history.close)
 
     def _step(self, step: Callable[[], Change | None]) -> None:
@@ -313,9 +334,11 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             self._show(change, lambda: None)
             self._bring_into_view(change)
 
-    def _do(self, edit: Callable[[], Change | None]) -> None:
+    def _do(
+        self, edit: Callable[[], Change | None], then: Callable[[], None] = lambda: None
+    ) -> None:
         if self.is_busy:
-            self._queued.append(partial(self._do, edit))
+            self._queued.append(partial(self._do, edit, then))
             return
         try:
             change = edit()
@@ -323,19 +346,24 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             self._fail(error)
             return
         if change is not None:
-            self._show(change, lambda: None)
+            self._show(change, then)
 
     def _change_in_thread(
         self,
         row_id: int,
         work: Callable[[], Change | None],
         then: Callable[[], None] | None = None,
+        *,
+        told: str = "",
     ) -> None:
-        """Change a mask off the GUI thread, then call `then`; nobody may paint on it meanwhile."""
+        """Change a mask off the GUI thread, then call `then`; nobody may paint on it meanwhile.
+
+        With `told`, what was done, it is said what became of it.
+        """
         if self.is_busy:
-            self._queued.append(partial(self._change_in_thread, row_id, work, then))
+            self._queued.append(partial(self._change_in_thread, row_id, work, then, told=told))
             return
-        layer = self.layer_of(row_id)
+        layer, before_ml = self.layer_of(row_id), self.volume_ml(row_id)
         mode = layer.mode if layer is not None else None
         self._set_busy(row_id, True)
 
@@ -348,18 +376,25 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
                 self._bring_into_view(change)
             if then is not None:
                 then()
+            elif told:
+                self._tell_volume(told, row_id, before_ml, is_changed=change is not None)
             self.changed.emit()
             queued, self._queued = self._queued, []
             for one in queued:  # what makes it busy again puts the others back in the queue
                 one()
 
         def failed(error: Exception) -> None:
-            nonlocal then
-            then = None
+            nonlocal then, told
+            then, told = None, ""
             show(None)
             self._fail(error)
 
         self._keeper.run(work, show, failed)
+
+    def _tell_volume(self, what: str, row_id: int, before_ml: float, *, is_changed: bool) -> None:
+        after_ml = self.volume_ml(row_id)
+        became = f"{before_ml:.2f} → {after_ml:.2f} mL" if is_changed else "there is nothing to do"
+        self.told.emit(f"{what}: {self.history.row(row_id).name}, {became}")
 
     def _set_busy(self, row_id: int, is_busy: bool) -> None:
         self.is_busy = is_busy
@@ -411,19 +446,24 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         chosen, self._to_select = self._to_select, None
         if chosen in self._layers:
             self._turns.do(partial(self._turns.select, self._layers[chosen]))
-            self._turns.do(self.changed.emit)
+            self._turns.do(self._tell_changed)
             self._turns.do(self._end_adding)
         else:
             self._end_adding()
 
+    def _tell_changed(self) -> None:
+        if not self._is_closed:  # else Qt may have deleted this already
+            self.changed.emit()
+
     def _end_adding(self) -> None:
         thens, self._thens = self._thens, []
         for then in thens:
-            then()
+            if not self._is_closed:
+                then()
 
     def _first_missing(self) -> Row | None:
         """The first row that should have a layer and has none."""
-        there = self._layers.keys() | self._left_out
+        there = self._layers.keys() | self._left_out | set(self._deleted)
         wanted = (row for row in self.rows if row.state != "not found")
         return next((row for row in wanted if row.id not in there), None)
 
@@ -449,15 +489,10 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         if layer.editable != is_editable:
             layer.editable = is_editable
 
-    def _remove_layer(self, row_id: int) -> None:
-        layer = self._let_go(row_id)
-        self._turns.never_mind(layer)
-        self._is_removing = True
-        try:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
-        finally:
-            self._is_removing = False
+    def _follow_again(self, row_id: int) -> None:
+        layer = self._layers.get(row_id)
+        if layer is not None and not self._is_closed:
+            self._follow(layer, self.history.row(row_id))
 
     def _let_go(self, row_id: int) -> Labels:
         layer = self._layers.pop(row_id)
@@ -471,13 +506,25 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         if row is None:
             return
         layout, shape = self.values.layout, event.source.data.shape
+        atoms = layers.stored_atoms(event.value, layout, shape)
         try:
-            change = self.history.record(row.id, layers.stored_atoms(event.value, layout, shape))
+            change = self.history.record(row.id, atoms)
         except RowLocked as error:
             change = error.change
             self._fail(error)
+            # a polygon and what a program paints are told of before they are written
+            QTimer.singleShot(0, partial(self._put_back, row.id, atoms))
         if change is not None:
             self._show(change, lambda: None)
+
+    def _put_back(self, row_id: int, atoms: Sequence[Any]) -> None:
+        """Take back, once more, what was painted on a locked row."""
+        if self._is_closed:
+            return
+        try:
+            self.history.record(row_id, atoms)
+        except RowLocked as error:
+            self._show(error.change, lambda: None)
 
     def _on_data_replaced(self, event: Any) -> None:
         """A console or another plugin gave one of our layers other data: take it as an edit."""
@@ -489,6 +536,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         fits = data.shape == self.mask_on_layer(row.id).shape
         values = self.values.layout.to_stored(data != 0) if fits else None
         layer.data = self.mask_on_layer(row.id)
+        QTimer.singleShot(0, partial(self._follow_again, row.id))  # napari unlocks it after this
         if values is None:
             words = f"'{row.name}' was given data of shape {data.shape} and kept its own"
             self._fail(SegOneError(f"{words}; its mask must have the image's grid"))

@@ -325,6 +325,8 @@ def _draw_outlines_when_chosen(layer: Labels) -> None:
     def show() -> None:
         if overlay := outlines.get(str(layer.mode)):
             overlay.visible = True
+        if str(layer.mode) != "polygon" and "polygon" in outlines:
+            outlines["polygon"].points = []  # or it would be filled later, by Enter
 
     layer.events.mode.connect(show)
 
@@ -467,9 +469,12 @@ def _usable(data: NDArray[Any], name: str) -> tuple[NDArray[Any], tuple[str, ...
     if np.issubdtype(data.dtype, np.floating):
         is_finite = np.isfinite(data)
         bad = data.size - int(np.count_nonzero(is_finite))
+        if bad == data.size:
+            raise BadInput(
+                f"the layer '{name}' has no voxel that is a number; choose another image"
+            )
         if bad:
-            lowest = data[is_finite].min() if bad < data.size else np.zeros((), data.dtype)
-            data = np.where(is_finite, data, lowest)
+            data = np.where(is_finite, data, data[is_finite].min())
             warnings = (f"{bad} voxels of '{name}' are NaN or infinite; they count as background",)
     if data.min() == data.max():
         raise BadInput(

@@ -101,9 +101,7 @@ class Review:
         """Take the layer away."""
         layer, self._layer, self._is_coming = self._layer, None, False
         if layer is not None:
-            self._turns.never_mind(layer)
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+            self._turns.remove([layer])
 
     def _at(self, name: str, axis: int, index: int) -> float:
         assert self.doubt is not None

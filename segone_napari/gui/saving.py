@@ -64,7 +64,8 @@ class Saver(QObject):  # type: ignore[misc, unused-ignore]
         told = next(filter(None, problems), "")
         times = [work.history.saved_at for work in self._works]
         last = max((at for at in times if at is not None), default=None)
-        self.told.emit("" if last is None else f"saved {ago(time.time() - last)}", told)
+        saved = "" if told or last is None else f"saved {ago(time.time() - last)}"
+        self.told.emit(saved, told)
 
     def _on_changed(self) -> None:
         if not self._soon.isActive():

@@ -82,6 +82,9 @@ OF_THE_PANEL = (
     Shortcut("remove", "", "Delete on a row", "Remove the structure"),
 )
 
+_FORMER = "segone_former"
+"""Attribute of what we bind: what was bound before."""
+
 _BY_NAME = {one.name: one for one in (*OURS, *OF_NAPARI, *OF_THE_PREVIEW, *OF_THE_PANEL)}
 
 
@@ -107,6 +110,7 @@ class Bindings:
         is_ours: Callable[[Any], bool],
     ):
         self._viewer = viewer
+        self._own: dict[str, Any] = {}
         self._former: dict[str, Any] = {}
         for shortcut in OURS:
             action = actions[shortcut.name]
@@ -114,7 +118,12 @@ class Bindings:
                 on_canvas = _unless_foreign(viewer, shortcut.name, action, is_ours)
             else:
                 on_canvas = _for_viewer(action)
-            self._former[shortcut.napari_key] = _bound(viewer, shortcut.napari_key)
+            bound = _bound(viewer, shortcut.napari_key)
+            # of a panel that is about to go, what was bound before it
+            former = getattr(bound, _FORMER, bound)
+            setattr(on_canvas, _FORMER, former)
+            self._own[shortcut.napari_key] = on_canvas
+            self._former[shortcut.napari_key] = former
             viewer.bind_key(shortcut.napari_key, on_canvas, overwrite=True)
             if len(shortcut.qt_key) > 1:  # a letter alone would be typed nowhere else
                 key = QShortcut(QKeySequence(shortcut.qt_key), panel)
@@ -130,8 +139,10 @@ class Bindings:
             )
 
     def remove(self) -> None:
-        """Give the viewer its own keys back."""
+        """Give the viewer its own keys back, but those that another panel has bound since."""
         for key, former in self._former.items():
+            if _bound(self._viewer, key) is not self._own[key]:
+                continue
             self._viewer.bind_key(key, None, overwrite=True)
             if former is not None:
                 self._viewer.bind_key(key, former, overwrite=True)

@@ -23,7 +23,7 @@ def as_sentence(error: Exception) -> str:
     return f"Something unexpected went wrong: {type(error).__name__}: {error}"
 
 
-def in_words(error: Exception, image: LayerImage) -> Exception:
+def in_words(error: Exception, image: LayerImage, preset: str = "") -> Exception:
     """The error in words that help, if it is one of a lost file or of too little memory."""
     if isinstance(error, OSError):
         return BadInput(
@@ -38,5 +38,6 @@ def in_words(error: Exception, image: LayerImage) -> Exception:
     size = " × ".join(str(n) for n in image.grid.shape)
     return BadInput(
         f"the memory isn't enough for '{image.name}' ({size} voxels); close other images "
-        "or programs, or choose the preset Fast, and ask again"
+        f"or programs{', or choose the preset Fast,' if preset not in ('', 'fast') else ''} "
+        "and ask again"
     )

@@ -11,13 +11,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from napari.layers import Layer
 from qtpy.QtCore import QObject, QTimer  # type: ignore[attr-defined, unused-ignore]
 
+from segone_napari.gui.drawing import native_canvas
+
 DRAW_AFTER_MS, BETWEEN_MS = 8, 20
 """When what a turn changed is drawn, and when the next turn comes."""
+
+
+class _Turn(NamedTuple):
+    """What is done in one turn, and the layer that it is about."""
+
+    action: Callable[[], None]
+    layer: Layer | None = None
 
 
 class Turns(QObject):  # type: ignore[misc, unused-ignore]
@@ -26,7 +35,7 @@ class Turns(QObject):  # type: ignore[misc, unused-ignore]
     def __init__(self, viewer: Any, parent: QObject | None = None):
         super().__init__(parent)
         self._viewer = viewer
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[_Turn] = deque()
         self._next = QTimer(self)
         self._next.setSingleShot(True)
         self._next.setInterval(BETWEEN_MS)
@@ -38,58 +47,55 @@ class Turns(QObject):  # type: ignore[misc, unused-ignore]
 
     def do(self, action: Callable[[], None]) -> None:
         """Do something in a turn of its own; at once if nothing waits."""
-        self._waiting.append(action)
-        if not self._next.isActive():
-            self._do_next()
+        self._take(_Turn(action))
 
     def later(self, action: Callable[[], None]) -> None:
         """Do something in a turn of its own, but not in this one."""
-        self._waiting.append(action)
-        if not self._next.isActive():
-            self._next.start()
+        self._queue(_Turn(action))
 
     def add(self, layer: Layer) -> None:
         """Add a layer above the others, first hidden and then drawn; what is selected stays so."""
         layer.visible = False
-        self.do(partial(self._add, layer))
-        self.do(partial(self._show, layer))
+        for action in (self._add, self._show):
+            self._take(_Turn(partial(action, layer), layer))
 
     def remove(self, layers: Sequence[Layer]) -> None:
-        """Take layers away: the first at once, every other in a turn of its own."""
+        """Take layers away, each in a turn of its own; none at once.
+
+        napari may be in the middle of removing what is selected, and fails where that is gone.
+        """
         for layer in layers:
             self.never_mind(layer)
-        there = [layer for layer in layers if layer in self._viewer.layers]
-        for layer in there[:1]:
-            self._draw_later(partial(self.take_away, layer))
-        for layer in there[1:]:
-            self.later(partial(self.take_away, layer))
+            if layer in self._viewer.layers:
+                self._queue(_Turn(partial(self._take_away, layer), layer))
 
     def select(self, layer: Layer) -> None:
         """Select a layer now, if it is there."""
         if layer in self._viewer.layers and self._viewer.layers.selection.active is not layer:
             self._viewer.layers.selection.active = layer
 
-    def take_away(self, layer: Layer) -> None:
-        """Remove a layer now, if it is there."""
-        if layer in self._viewer.layers:
-            self._viewer.layers.remove(layer)
-
     def never_mind(self, layer: Layer) -> None:
-        """Don't add, show or select a layer any more."""
-        self._waiting = deque(
-            one
-            for one in self._waiting
-            if not (isinstance(one, partial) and one.args and one.args[0] is layer)
-        )
+        """Don't add, show or remove a layer any more."""
+        self._waiting = deque(turn for turn in self._waiting if turn.layer is not layer)
+
+    def _take(self, turn: _Turn) -> None:
+        self._waiting.append(turn)
+        if not self._next.isActive():
+            self._do_next()
+
+    def _queue(self, turn: _Turn) -> None:
+        self._waiting.append(turn)
+        if not self._next.isActive():
+            self._next.start()
 
     def _do_next(self) -> None:
         if self._waiting:
             self._next.start()  # so that what is told meanwhile waits
-            self._draw_later(self._waiting.popleft())
+            self._draw_later(self._waiting.popleft().action)
 
     def _draw_later(self, action: Callable[[], None]) -> None:
         """Do something, and draw in a later turn: that takes as long again."""
-        canvas = self._canvas()
+        canvas = native_canvas(self._viewer)
         if canvas is None:
             action()
             return
@@ -102,15 +108,13 @@ class Turns(QObject):  # type: ignore[misc, unused-ignore]
 
     def _draw_now(self) -> None:
         with suppress(RuntimeError):  # the window was closed meanwhile
-            canvas = self._canvas()
+            canvas = native_canvas(self._viewer)
             if canvas is not None:
                 canvas._vispy_update()
 
-    def _canvas(self) -> Any:
-        """The widget that vispy draws on, or None; napari and vispy have no public way to it."""
-        window = getattr(self._viewer.window, "_qt_viewer", None)
-        canvas = getattr(getattr(window, "canvas", None), "native", None)
-        return canvas if hasattr(canvas, "_vispy_update") else None
+    def _take_away(self, layer: Layer) -> None:
+        if layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
 
     def _add(self, layer: Layer) -> None:
         # napari selects what is added, which takes as long again: its controls are shown, and

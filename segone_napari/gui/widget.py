@@ -35,7 +35,7 @@ from qtpy.QtWidgets import (
 
 from segone_napari.config import PRESETS, SegmentOptions, help_of
 from segone_napari.data.vocabulary import Vocabulary
-from segone_napari.gui import ahead, cases, garbage, incoming, layers, room, style
+from segone_napari.gui import ahead, cases, drawing, garbage, incoming, layers, room, style
 from segone_napari.gui.cheatsheet import CheatSheet
 from segone_napari.gui.controls import left_in_words
 from segone_napari.gui.corrected import Source
@@ -136,6 +136,7 @@ class SegOneWidget(QWidget):
         self._has_looked_for_room = False
         self._was_docked = False
         self._number = 0
+        self._preset_asked = ""
         self._is_working = False
         self._unfinished: list[Labels] = []  # layers that show one slice only
         self._waiting: list[Row] = []
@@ -187,7 +188,7 @@ class SegOneWidget(QWidget):
             self._work.history.add_prompt(text)
         plane = layers.slice_on_screen(self._viewer, image)
         stored = values.layout.stored_plane(*plane, values.data.shape) if plane else None
-        preset = self._preset.currentData()
+        preset = self._preset_asked = self._preset.currentData()
         self._engine.ask(Request(self._number, values, tuple(prompts), preset, stored))
 
     def cancel(self) -> None:
@@ -224,8 +225,7 @@ class SegOneWidget(QWidget):
         if self._work is None or not self._work.rows:
             self._status.setText("There is nothing to export yet; outline a structure first.")
             return
-        options = {"preset": self._preset.currentData()}
-        self._open_window(ExportWindow(self._work, self._keeper, self._preferences, options, self))
+        self._open_window(ExportWindow(self._work, self._keeper, self._preferences, self))
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         """Drop a preview or cancel by Esc, which the prompt line doesn't use itself."""
@@ -413,6 +413,7 @@ class SegOneWidget(QWidget):
         viewer = self._viewer
         listeners = [
             (viewer.layers.events.inserted, self._on_inserted),
+            (viewer.layers.events.removing, self._on_removing),
             (viewer.layers.events.removed, self._on_removed),
             (viewer.layers.selection.events.active, self._follow_selection),
             (viewer.dims.events.order, self._refresh_sides),
@@ -460,6 +461,9 @@ class SegOneWidget(QWidget):
             layer.events.visible.connect(self._refresh_tools)
         elif isinstance(layer, Labels):
             layer.events.mode.connect(self._correcting.on_mode)
+
+    def _on_removing(self, event: Any) -> None:
+        drawing.release_arrays(self._viewer)
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value
@@ -605,6 +609,7 @@ class SegOneWidget(QWidget):
     def _restyle(self, event: Any = None) -> None:
         self.setStyleSheet(style.style_sheet(self._viewer.theme))
         self._prompt.set_popup_style(style.popup_style_sheet(self._viewer.theme))
+        self._show_rows()  # their links have the theme's colour
 
     # The work on it ------------------------------------------------------------------------
 
@@ -668,6 +673,7 @@ class SegOneWidget(QWidget):
         self._reviews.setdefault(image.unique_id, Review(self._viewer, image, self._turns))
         work.changed.connect(self._on_work_changed)
         work.visibility_changed.connect(self._refresh_chosen)
+        work.told.connect(self._status.setText)
         work.failed.connect(self._tell_error)
         self._saver.add(work, found.problem)
         for warning in found.history.warnings:
@@ -691,10 +697,11 @@ class SegOneWidget(QWidget):
         self._on_found(image, values, found)
 
     def _tell_restored(self, work: ImageWork) -> None:
-        if work.rows and work is self._work:
-            count, undo = len(work.rows), work.history.undo_count
+        count, undo = len(work.rows), work.history.undo_count
+        if work is self._work and (count or undo):
+            rows = f"{count or 'No'} {'row' if count == 1 else 'rows'}"
             self._status.setText(
-                f"{count} {'row' if count == 1 else 'rows'} as you left them; {undo} "
+                f"{rows} as you left {'it' if count == 1 else 'them'}; {undo} "
                 f"{'step' if undo == 1 else 'steps'} can be undone"
             )
         self._on_work_changed()
@@ -836,6 +843,7 @@ class SegOneWidget(QWidget):
 
     def _tell_error(self, error: Exception) -> None:
         words = as_sentence(error)
+        words = words[:1].upper() + words[1:]
         if not isinstance(error, SegOneError):
             logging.getLogger(__name__).error(words, exc_info=error)
         show_error(words)
@@ -916,6 +924,7 @@ class SegOneWidget(QWidget):
             float(result.confidence),
             self._engine.checkpoint,
             0 if row is None else row.id,
+            self._preset_asked,
         )
         if row is None and not result.found and not shown.stored.any():
             refused.append(_refusal(result))
@@ -1014,9 +1023,7 @@ class SegOneWidget(QWidget):
         row.chosen.connect(partial(self._with_row, row, ImageWork.go_to))
         row.shown_changed.connect(partial(self._with_row, row, ImageWork.set_visible))
         row.accept_changed.connect(partial(self._accept, row))
-        row.shown_anyway.connect(
-            partial(self._with_row, row, lambda work, row_id: work.set_state(row_id, "draft"))
-        )
+        row.shown_anyway.connect(partial(self._with_row, row, ImageWork.show_anyway))
         row.replaced.connect(partial(self._replace, row))
         row.drawn.connect(partial(self._outline_by_hand, row))
         return row

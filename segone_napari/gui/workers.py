@@ -210,7 +210,7 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
         except Cancelled:
             return
         except Exception as error:  # whatever went wrong is told, and the program goes on
-            self._tell(self.failed, request.number, in_words(error, request.image))
+            self._tell(self.failed, request.number, in_words(error, request.image, request.preset))
 
     def _answer(self, request: Request) -> None:
         self._check(request.number)

@@ -53,6 +53,7 @@ class Row:
     confidence : 0 to 1, or None where nobody said.
     checkpoint : the version of the model that answered; empty for a row painted by hand.
     id : the row's number in its case, given by `EditHistory.put`; 0 before that.
+    preset : how it was answered ("balanced"); empty for a row painted by hand.
     """
 
     prompt: str
@@ -63,6 +64,7 @@ class Row:
     confidence: float | None = None
     checkpoint: str = ""
     id: int = 0
+    preset: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The row as plain values."""

@@ -98,11 +98,13 @@ class ThresholdSegmenter:
     def _answer(self, image: Volume, prompt: str, box: Any = None) -> Result:
         box = box or tuple(slice(0, n) for n in image.grid.shape)
         side = prompt.split()[0] if prompt.split()[0] in BALLS else None
+        if prompt == "balls":
+            side = "both"
         is_ball = prompt.endswith(("ball", "balls"))
         mask = np.asarray(image.data, dtype=np.float32) > 150
         index = np.indices(image.grid.shape).reshape(3, -1).T
         x = nib.affines.apply_affine(image.affine, index)[:, 0].reshape(image.grid.shape)
-        if side is not None:
+        if side in BALLS:
             mask &= x < 0 if side == "left" else x > 0
         inside = mask[box] & is_ball
         return Result(

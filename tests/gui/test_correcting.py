@@ -16,6 +16,7 @@ from .hands import (
     child,
     choose_row,
     click,
+    click_on,
     drag,
     draw_polygon,
     encircle,
@@ -172,7 +173,7 @@ def test_undo_takes_a_new_result_back_and_brings_a_removed_row_again(qtbot, with
     row = choose_row(qtbot, widget, "left ball")
     row.setFocus()
     qtbot.keyClick(row, Qt.Key.Key_Delete)
-    assert "left ball" not in viewer.layers
+    qtbot.waitUntil(lambda: "left ball" not in viewer.layers, timeout=PATIENCE_MS)
     undo(qtbot, viewer)
     qtbot.waitUntil(lambda: "left ball" in viewer.layers, timeout=PATIENCE_MS)
     np.testing.assert_array_equal(viewer.layers["left ball"].data, mask)
@@ -213,6 +214,8 @@ def test_accepted_row_is_locked_until_it_is_a_draft_again(qtbot, with_balls) -> 
     np.testing.assert_array_equal(viewer.layers["left ball"].data, before)
     # 2. A person who deletes its layer can show it again.
     viewer.layers.remove(layer)
+    eye = child(rows(widget)[0], QToolButton, "show")
+    qtbot.waitUntil(lambda: not eye.isChecked(), timeout=PATIENCE_MS)
     assert "accepted" in row_text(rows(widget)[0])
     click(qtbot, rows(widget)[0], QWidget, "show")
     qtbot.waitUntil(lambda: is_shown(viewer, "left ball"), timeout=30_000)
@@ -223,6 +226,60 @@ def test_accepted_row_is_locked_until_it_is_a_draft_again(qtbot, with_balls) -> 
     press(qtbot, viewer, Qt.Key.Key_Return, control)
     click(qtbot, widget, QToolButton, "tool_paint")
     assert stroke(qtbot, viewer, viewer.layers["left ball"]).any()
+
+
+def test_accepted_row_is_locked_against_what_napari_tells_of_first(qtbot, with_balls) -> None:
+    """A polygon that was begun before, and what a program paints, don't get in."""
+    viewer, widget = with_balls
+    layer = viewer.layers["left ball"]
+    before = layer.data.copy()
+    at = round(float(layer.world_to_data(viewer.dims.point)[0]))
+    corners = [(at, 2, 4), (at, 2, 14), (at, 7, 14), (at, 7, 4)]
+    layer.mode = "polygon"
+    for corner in corners:
+        click_on(qtbot, viewer, corner)
+        qtbot.wait(20)
+    row = choose_row(qtbot, widget, "left ball")
+    click(qtbot, row, QToolButton, "accept")
+    press(qtbot, viewer, Qt.Key.Key_Return)
+    layer.paint_polygon(corners, 1)
+    layer.paint((at, 3, 8), 1)
+    qtbot.wait(50)
+    np.testing.assert_array_equal(layer.data, before)
+    layer.data = np.ones_like(before)
+    np.testing.assert_array_equal(layer.data, before)
+    qtbot.waitUntil(lambda: not layer.editable, timeout=PATIENCE_MS)
+
+
+def test_largest_keeps_both_sides_of_what_has_two_and_says_what_it_did(qtbot, with_balls) -> None:
+    viewer, widget = with_balls
+    ask_and_wait(qtbot, widget, "balls")
+    layer = viewer.layers["balls"]
+    before = layer.data.copy()
+    layer.data_setitem(tuple(np.array([n]) for n in (3, 3, 3)), 1)
+    choose_row(qtbot, widget, "balls")
+    repair(qtbot, widget, "largest")
+    status = child(widget, QLabel, "status")
+    qtbot.waitUntil(lambda: "mL" in status.text(), timeout=PATIENCE_MS)
+    assert "Keep the largest part: balls" in status.text()
+    np.testing.assert_array_equal(layer.data, before)
+    repair(qtbot, widget, "largest")
+    qtbot.waitUntil(lambda: "nothing to do" in status.text(), timeout=PATIENCE_MS)
+
+
+def test_row_that_is_clicked_while_its_layer_comes_is_gone_to(qtbot, with_balls) -> None:
+    viewer, widget = with_balls
+    for name in ("left ball", "right ball"):
+        row = choose_row(qtbot, widget, name)
+        click(qtbot, row, QToolButton, "remove")
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=PATIENCE_MS)
+    undo(qtbot, viewer)
+    undo(qtbot, viewer)
+    choose_row(qtbot, widget, "left ball")
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=PATIENCE_MS)
+    qtbot.waitUntil(
+        lambda: viewer.layers.selection.active is viewer.layers["left ball"], timeout=PATIENCE_MS
+    )
 
 
 def test_interpolation_fills_the_slices_between_painted_ones(qtbot, with_balls) -> None:

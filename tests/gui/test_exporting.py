@@ -10,7 +10,15 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QCheckBox, QLabel, QLineEdit, QPushButton, QToolButton, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QToolButton,
+    QWidget,
+)
 
 from segone_napari.data import formats
 from segone_napari.gui.widget import SegOneWidget
@@ -48,6 +56,7 @@ def test_chosen_rows_lie_exactly_on_the_image_in_every_format(qtbot, open_widget
     click(qtbot, widget, QToolButton, "tool_paint")
     at = viewer.dims.current_step[0]
     drag(qtbot, viewer, (at, 6, 6), (at, 6, 12))
+    child(widget, QComboBox, "preset").setCurrentIndex(2)
     click(qtbot, widget, QPushButton, "export")
     window = child(widget, QWidget, "export_window")
     folder = tmp_path / "out"
@@ -84,6 +93,8 @@ def test_chosen_rows_lie_exactly_on_the_image_in_every_format(qtbot, open_widget
     assert edited == {"left ball": True, "right ball": False}
     assert record["image"]["voxels_checksum"]  # also of an image that no file is left of
     assert [row["prompt"] for row in record["segments"]] == ["left ball", "right ball"]
+    # what they were made with, not what is chosen for the next ones
+    assert {row["preset"] for row in record["segments"]} == {"balanced"}
 
     # 4. Nothing is overwritten unasked, and what is left out is left out.
     assert "exists" in export(qtbot, window)

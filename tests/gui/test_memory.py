@@ -70,7 +70,7 @@ def test_closed_image_gives_its_memory_back(qtbot, open_session) -> None:
     session.system.encoded.clear()  # the stand-in's own list
     del volume, encoded, work
     viewer.layers.remove(viewer.layers["head.nii.gz"])
-    assert len(viewer.layers) == 0
+    qtbot.waitUntil(lambda: len(viewer.layers) == 0, timeout=PATIENCE_MS)
 
     def left() -> list[str]:
         gc.collect()

@@ -1,6 +1,7 @@
 """Nothing lost: a window that is killed, a disk that refuses, an image that is opened again."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def paint_a_stroke(qtbot, viewer, widget, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(600)
 def test_window_that_is_killed_in_a_stroke_ten_times_goes_on_where_it_was(
     qtbot, open_widget, tmp_path, own_settings
 ) -> None:
@@ -54,8 +55,9 @@ def test_window_that_is_killed_in_a_stroke_ten_times_goes_on_where_it_was(
     known: dict[int, str] = {}  # by the number of steps that can be undone, what was shown
     saved = 0
     windows = open_windows(tmp_path, own_settings)
+    lines = lines_of(windows)
     for life in range(10):
-        states, saved_after = work_until_killed(windows, life)
+        states, saved_after = work_until_killed(windows, lines, life)
         steps = steps_of(states[0])
         newest = max(known, default=0)
         assert saved <= steps <= max(newest + 1, 1), f"life {life} lost a stroke"
@@ -108,17 +110,33 @@ def open_windows(folder: Path, project: Path) -> subprocess.Popen:
     )
 
 
-def work_until_killed(windows: subprocess.Popen, seed: int) -> tuple[list[str], int]:
+def lines_of(windows: subprocess.Popen) -> queue.Queue[str]:
+    """What the windows print, as it comes; to be waited for with patience, but not for ever."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        assert windows.stdout is not None
+        for line in windows.stdout:
+            lines.put(line)
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
+def work_until_killed(
+    windows: subprocess.Popen, lines: queue.Queue[str], seed: int
+) -> tuple[list[str], int]:
     """Let a window be worked in until it is killed in the middle of a stroke.
 
     Returns what it showed after every edit, and how many steps it had shown as saved.
     """
     assert windows.stdin is not None
-    assert windows.stdout is not None
     windows.stdin.write(f"{seed}\n")
+    windows.stdin.flush()
     states: list[str] = []
     saved, is_down = 0, False
-    for line in windows.stdout:
+    while True:
+        line = lines.get(timeout=PATIENCE_MS / 1000)
         kind, _, rest = line.strip().partition(" ")
         if kind == "state":
             states.append(rest)
@@ -143,14 +161,64 @@ def test_closed_image_that_is_opened_again_offers_its_rows(
     qtbot.waitUntil(lambda: "saved" in child(widget, QLabel, "saved").text(), timeout=PATIENCE_MS)
     image = viewer.layers["head.nii.gz"]
     viewer.layers.remove(image)
-    assert len(viewer.layers) == 0
     assert rows(widget) == []
+    qtbot.waitUntil(lambda: len(viewer.layers) == 0, timeout=PATIENCE_MS)
     viewer.add_layer(image)
     qtbot.waitUntil(lambda: offer_is_open(widget), timeout=PATIENCE_MS)
     assert "before" in child(widget, QLabel, "offer_words").text()
     click(qtbot, widget, QPushButton, "offer_yes")
     qtbot.waitUntil(lambda: "left ball" in viewer.layers, timeout=PATIENCE_MS)
     np.testing.assert_array_equal(viewer.layers["left ball"].data, mask)
+
+
+def masks_first(viewer) -> None:
+    for layer in reversed(list(viewer.layers)):
+        viewer.layers.remove(layer)
+
+
+def image_first(viewer) -> None:
+    for layer in list(viewer.layers):
+        viewer.layers.remove(layer)  # fails for what has gone on its own
+
+
+def trash_button(viewer) -> None:
+    viewer.layers.select_all()
+    viewer.layers.remove_selected()
+
+
+@pytest.mark.parametrize(
+    "close", [masks_first, image_first, trash_button, lambda viewer: viewer.layers.clear()]
+)
+def test_image_that_is_closed_with_its_masks_keeps_its_rows(
+    qtbot, open_widget, own_settings, close
+) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball; right ball")
+    image = viewer.layers["head.nii.gz"]
+    close(viewer)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 0, timeout=PATIENCE_MS)
+    viewer.add_layer(image)
+    qtbot.waitUntil(lambda: offer_is_open(widget), timeout=PATIENCE_MS)
+    click(qtbot, widget, QPushButton, "offer_yes")
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=PATIENCE_MS)
+    assert {layer.name for layer in viewer.layers} == {"head.nii.gz", "left ball", "right ball"}
+    assert len(rows(widget)) == 2
+
+
+def test_image_that_is_closed_while_its_rows_come_stops_them(qtbot, open_widget) -> None:
+    """What waits for its turn must not reach work that Qt has deleted: that ends the program."""
+    viewer, widget = open_widget(head())
+    image = viewer.layers["head.nii.gz"]
+    for _ in range(3):
+        ask(qtbot, widget, "left ball; right ball; balls")
+        qtbot.waitUntil(lambda: "right ball" in viewer.layers, timeout=PATIENCE_MS)
+        viewer.layers.remove(image)
+        qtbot.waitUntil(lambda: len(viewer.layers) == 0, timeout=PATIENCE_MS)
+        qtbot.wait(200)
+        assert rows(widget) == []
+        viewer.add_layer(image)
+        qtbot.waitUntil(lambda: offer_is_open(widget), timeout=PATIENCE_MS)
+        click(qtbot, widget, QPushButton, "offer_no")
 
 
 def test_beginning_anew_deletes_nothing(qtbot, open_widget, own_settings) -> None:

@@ -133,12 +133,18 @@ def test_what_was_not_found_can_be_shown_anyway_and_undone(qtbot, open_doubtful)
     ask_and_wait(qtbot, widget, "left ball")
     assert "not found (.03)" in row_texts(widget)[0]
     assert "left ball" not in viewer.layers
+    viewer.dims.set_point(0, -13)
     click(qtbot, widget, QPushButton, "show_anyway")
     qtbot.waitUntil(lambda: "left ball" in viewer.layers, timeout=PATIENCE_MS)
+    layer = viewer.layers["left ball"]
+    qtbot.waitUntil(
+        lambda: layer.data[round(float(layer.world_to_data(viewer.dims.point)[0]))].any(),
+        timeout=PATIENCE_MS,
+    )
     assert viewer.layers["left ball"].data.sum() > 100
     assert "draft" in row_texts(widget)[0]
     undo(qtbot, viewer)
-    assert "left ball" not in viewer.layers
+    qtbot.waitUntil(lambda: "left ball" not in viewer.layers, timeout=PATIENCE_MS)
     assert "not found" in row_texts(widget)[0]
     redo(qtbot, viewer)
     qtbot.waitUntil(lambda: "left ball" in viewer.layers, timeout=PATIENCE_MS)
