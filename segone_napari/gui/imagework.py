@@ -155,6 +155,8 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         """
 
         def show(change: Change) -> None:
+            if self._is_closed:
+                return
             for row in self.rows:
                 if row.id in change.added and row.name in shown:
                     self._adopt(row, shown[row.name])
@@ -368,6 +370,8 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         self._set_busy(row_id, True)
 
         def show(change: Change | None) -> None:
+            if self._is_closed:
+                return
             self._set_busy(row_id, False)
             if layer is not None and mode is not None and layer.editable:
                 layer.mode = mode
@@ -563,4 +567,5 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             layers.show_slice(self._viewer, self.image, (a, b, c))
 
     def _fail(self, error: Exception) -> None:
-        self.failed.emit(error)
+        if not self._is_closed:
+            self.failed.emit(error)

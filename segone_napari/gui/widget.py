@@ -415,6 +415,7 @@ class SegOneWidget(QWidget):
             (viewer.layers.events.inserted, self._on_inserted),
             (viewer.layers.events.removing, self._on_removing),
             (viewer.layers.events.removed, self._on_removed),
+            (viewer.layers.events.reordered, self._refresh_header),
             (viewer.layers.selection.events.active, self._follow_selection),
             (viewer.dims.events.order, self._refresh_sides),
             (viewer.dims.events.ndisplay, self._refresh_sides),
@@ -459,6 +460,7 @@ class SegOneWidget(QWidget):
             layer.events.name.connect(self._refresh_images)
             layer.events.data.connect(self._on_data_changed)
             layer.events.visible.connect(self._refresh_tools)
+            layer.events.visible.connect(self._refresh_header)
         elif isinstance(layer, Labels):
             layer.events.mode.connect(self._correcting.on_mode)
 
@@ -502,6 +504,7 @@ class SegOneWidget(QWidget):
             self._choose(images[-1] if images else None)
         elif self._image is not None:
             self._chooser.setCurrentIndex(images.index(self._image))
+        self._refresh_header()
 
     def _follow_selection(self, event: Any = None) -> None:
         active = self._viewer.layers.selection.active
@@ -539,6 +542,7 @@ class SegOneWidget(QWidget):
                 self._values = self._read(image)
             except SegOneError as error:
                 self._warning.setText(str(error))
+                self._status.setText("This image can't be outlined; choose or open another one")
             else:
                 self._open_work(image, self._values)
         self._correcting.set_work(self._work)
@@ -582,7 +586,7 @@ class SegOneWidget(QWidget):
         if values is not None:
             self._give_back.start(GIVE_BACK_MS)
 
-    def _refresh_header(self) -> None:
+    def _refresh_header(self, event: Any = None) -> None:
         values, image = self._values, self._image
         self._header.setVisible(values is not None)
         if values is None or image is None:
@@ -595,9 +599,23 @@ class SegOneWidget(QWidget):
         if self._device:
             facts.append(self._device)
         self._header.setText(" · ".join(facts))
-        warnings = [layers.missing_facts(image) or "", *values.warnings]
+        warnings = [layers.missing_facts(image) or "", *values.warnings, self._what_covers(image)]
         self._warning.setText("\n".join(filter(None, warnings)))
         self._warning.setVisible(bool(self._warning.text()))
+
+    def _what_covers(self, image: Image) -> str:
+        """What to say if another image hides the chosen one on the canvas; or nothing."""
+        if image not in self._viewer.layers:
+            return ""
+        above = list(self._viewer.layers)[self._viewer.layers.index(image) + 1 :]
+        for other in above:
+            is_see_through = str(other.blending) in ("additive", "minimum")
+            if _is_image(other) and other.visible and other.opacity > 0.5 and not is_see_through:
+                return (
+                    f"'{other.name}' lies over this image on the canvas: hide it, or move it "
+                    "down in napari's list, to see this one"
+                )
+        return ""
 
     def _refresh_sides(self, event: Any = None) -> None:
         words = self._letters.update(self._values)

@@ -1,11 +1,14 @@
 """Correcting as a person does it: brush strokes on the canvas, repairs, undo, accepting."""
 
+import threading
+
 import nibabel as nib
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
 
+from segone_napari.gui import imagework
 from segone_napari.gui.layers import volume_from_attributes
 from segone_napari.project import EditHistory, Project
 
@@ -265,6 +268,28 @@ def test_largest_keeps_both_sides_of_what_has_two_and_says_what_it_did(qtbot, wi
     np.testing.assert_array_equal(layer.data, before)
     repair(qtbot, widget, "largest")
     qtbot.waitUntil(lambda: "nothing to do" in status.text(), timeout=PATIENCE_MS)
+
+
+def test_image_that_is_closed_in_the_middle_of_a_repair_is_let_go(
+    qtbot, with_balls, monkeypatch
+) -> None:
+    """The repair ends after the work on the image has gone, and nobody is told."""
+    viewer, widget = with_balls
+    hold, has_begun = threading.Event(), threading.Event()
+
+    def slow(mask, spacing):
+        has_begun.set()
+        assert hold.wait(10)
+        return mask * 0
+
+    monkeypatch.setattr(imagework.editing, "smooth", slow)
+    repair(qtbot, widget, "smooth")
+    qtbot.waitUntil(has_begun.is_set, timeout=PATIENCE_MS)
+    viewer.layers.clear()
+    qtbot.wait(100)
+    hold.set()
+    qtbot.wait(300)  # an error here would fail the test
+    assert len(viewer.layers) == 0
 
 
 def test_row_that_is_clicked_while_its_layer_comes_is_gone_to(qtbot, with_balls) -> None:

@@ -543,6 +543,20 @@ def test_links_of_rows_follow_the_theme(qtbot, open_widget) -> None:
     assert note.text() != dark
 
 
+def test_image_that_another_one_hides_says_so(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    other = viewer.add_image(np.random.default_rng(0).random((30, 34, 32)), name="other")
+    warning = child(widget, QLabel, "warning")
+    assert "lies over" not in warning.text()  # the one on top was chosen
+    viewer.layers.selection.active = viewer.layers["head.nii.gz"]
+    assert "'other' lies over this image" in warning.text()
+    other.visible = False
+    assert "lies over" not in warning.text()
+    other.visible = True
+    viewer.layers.move(1, 0)
+    assert "lies over" not in warning.text()
+
+
 def test_volume_of_a_layer_is_the_file_s_own(open_widget) -> None:
     volume = head()
     viewer, _ = open_widget(volume)
