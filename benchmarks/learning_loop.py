@@ -87,7 +87,8 @@ class Bench:
         teacher = self.args.teacher if with_teacher else None
         limit = 24 * 60.0 if self.args.unhurried else minutes
         steps = 60 if self.args.quick else None
-        return FineTuneConfig(limit, steps, teacher, promote=True, device="cpu")
+        seed = self.args.seed
+        return FineTuneConfig(limit, steps, teacher, promote=True, device="cpu", seed=seed)
 
     def scan(self, name: str) -> tuple[Volume, NDArray[np.uint8]]:
         """A validation scan and its reference, read once."""
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="", help="another SAM2 than the bundled one")
     parser.add_argument("--scans", nargs="+", default=list(SCANS))
     parser.add_argument("--threads", type=int, default=2, help="of torch (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the training")
     parser.add_argument("--unhurried", action="store_true", help="let steps limit, not minutes")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
