@@ -313,11 +313,11 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         deleted, self._deleted = self._deleted, []
         if self._is_closed or self.image not in self._viewer.layers:
             return
-        for row_id in deleted:
-            if self.history.row(row_id).state == "accepted":
-                self._left_out.add(row_id)
-            else:
-                self._do(partial(self.history.remove, row_id))
+        for row in self.rows:
+            if row.id in deleted and row.state == "accepted":
+                self._left_out.add(row.id)
+            elif row.id in deleted:
+                self._do(partial(self.history.remove, row.id))
         self.changed.emit()
 
     def close(self) -> None:
