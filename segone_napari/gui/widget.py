@@ -597,7 +597,7 @@ class SegOneWidget(QWidget):
         if values.is_placed and values.obliquity_deg > 0.5:
             facts.append(f"oblique {values.obliquity_deg:.0f}°")
         if self._device:
-            facts.append(self._device)
+            facts.append(self._device.replace(" ", "\u00a0"))  # on one line
         self._header.setText(" · ".join(facts))
         warnings = [layers.missing_facts(image) or "", *values.warnings, self._what_covers(image)]
         self._warning.setText("\n".join(filter(None, warnings)))
