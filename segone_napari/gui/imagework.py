@@ -176,10 +176,12 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def set_state(self, row_id: int, state: Any) -> None:
         """Accept a row, or make it a draft again."""
-        self._do(lambda: self.history.set_row(replace(self.history.row(row_id), state=state)))
         name = self.history.row(row_id).name
-        is_accepted = state == "accepted"
-        self.told.emit(f"{name} is {'accepted, and locked' if is_accepted else 'a draft again'}")
+        words = f"{name} is {'accepted, and locked' if state == 'accepted' else 'a draft again'}"
+        self._do(
+            lambda: self.history.set_row(replace(self.history.row(row_id), state=state)),
+            lambda: self.told.emit(words),  # not before it is done, nor where that fails
+        )
 
     def show_anyway(self, row_id: int) -> None:
         """Make a draft of what was not found, and go to its largest slice."""

@@ -111,7 +111,6 @@ class Bindings:
     ):
         self._viewer = viewer
         self._own: dict[str, Any] = {}
-        self._former: dict[str, Any] = {}
         for shortcut in OURS:
             action = actions[shortcut.name]
             if shortcut.name in ("undo", "redo"):
@@ -120,10 +119,8 @@ class Bindings:
                 on_canvas = _for_viewer(action)
             bound = _bound(viewer, shortcut.napari_key)
             # of a panel that is about to go, what was bound before it
-            former = getattr(bound, _FORMER, bound)
-            setattr(on_canvas, _FORMER, former)
+            setattr(on_canvas, _FORMER, getattr(bound, _FORMER, bound))
             self._own[shortcut.napari_key] = on_canvas
-            self._former[shortcut.napari_key] = former
             viewer.bind_key(shortcut.napari_key, on_canvas, overwrite=True)
             if len(shortcut.qt_key) > 1:  # a letter alone would be typed nowhere else
                 key = QShortcut(QKeySequence(shortcut.qt_key), panel)
@@ -140,9 +137,10 @@ class Bindings:
 
     def remove(self) -> None:
         """Give the viewer its own keys back, but those that another panel has bound since."""
-        for key, former in self._former.items():
-            if _bound(self._viewer, key) is not self._own[key]:
+        for key, own in self._own.items():
+            if _bound(self._viewer, key) is not own:
                 continue
+            former = getattr(own, _FORMER)
             self._viewer.bind_key(key, None, overwrite=True)
             if former is not None:
                 self._viewer.bind_key(key, former, overwrite=True)

@@ -19,7 +19,8 @@ def gpu_trouble(error: Exception) -> str | None:
 def as_sentence(error: Exception) -> str:
     """What to show of an error: its own words, if they were written for a person."""
     if isinstance(error, SegOneError):
-        return str(error)
+        words = str(error)
+        return words[:1].upper() + words[1:]
     return f"Something unexpected went wrong: {type(error).__name__}: {error}"
 
 

@@ -861,7 +861,6 @@ class SegOneWidget(QWidget):
 
     def _tell_error(self, error: Exception) -> None:
         words = as_sentence(error)
-        words = words[:1].upper() + words[1:]
         if not isinstance(error, SegOneError):
             logging.getLogger(__name__).error(words, exc_info=error)
         show_error(words)
