@@ -597,7 +597,7 @@ class SegOneWidget(QWidget):
         if values.is_placed and values.obliquity_deg > 0.5:
             facts.append(f"oblique {values.obliquity_deg:.0f}°")
         if self._device:
-            facts.append(self._device.replace(" ", "\u00a0"))  # on one line
+            facts.append(self._device)
         self._header.setText(" · ".join(facts))
         warnings = [layers.missing_facts(image) or "", *values.warnings, self._what_covers(image)]
         self._warning.setText("\n".join(filter(None, warnings)))
@@ -989,8 +989,10 @@ class SegOneWidget(QWidget):
     def _bring_section_up(self, is_open: bool) -> None:
         """Scroll to the section that was opened, once its height is known."""
         if is_open:
-            section = self._learning.panel
-            QTimer.singleShot(MAKE_ROOM_MS, lambda: self._area.ensureWidgetVisible(section, 0, 0))
+            QTimer.singleShot(MAKE_ROOM_MS, self._scroll_to_section)  # Qt drops it with the panel
+
+    def _scroll_to_section(self) -> None:
+        self._area.ensureWidgetVisible(self._learning.panel, 0, 0)
 
     # Rows ----------------------------------------------------------------------------------
 

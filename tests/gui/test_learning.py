@@ -336,6 +336,16 @@ def test_full_disk_before_the_training_is_told(qtbot, with_strokes, training, mo
     assert not training.processes
 
 
+def test_panel_may_go_while_the_section_opens(qtbot, with_strokes, monkeypatch) -> None:
+    viewer, widget = with_strokes
+    monkeypatch.setattr("segone_napari.gui.widget.MAKE_ROOM_MS", 200)
+    for _ in range(2):
+        click(qtbot, widget, QToolButton, "improve_toggle")
+    viewer.window.remove_dock_widget(widget)
+    widget.deleteLater()
+    qtbot.wait(400)  # what is raised in Qt's turns fails the test
+
+
 def test_training_outlives_its_window_and_the_next_one_shows_the_card_once(
     qtbot, with_strokes, training, open_widget, own_settings
 ) -> None:

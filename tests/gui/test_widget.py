@@ -331,7 +331,7 @@ def test_header_says_spacing_orientation_and_side(qtbot, open_widget) -> None:
     assert "1 × 1 × 1 mm · RAS" in header.text()
     assert "left is on the right" in child(widget, QLabel, "sides").text()
     assert child(widget, QLabel, "warning").isHidden()
-    qtbot.waitUntil(lambda: header.text().endswith(("CPU", "GB", "GPU")), timeout=PATIENCE_MS)
+    qtbot.waitUntil(lambda: header.text().endswith("\u00a0GB"), timeout=PATIENCE_MS)
 
 
 def test_letters_on_the_canvas_follow_the_axes(qtbot, open_widget) -> None:
