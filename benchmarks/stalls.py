@@ -252,7 +252,7 @@ def _first_outline_s(viewer: Any, widget: Any) -> float:
 def _cancelled(viewer: Any, widget: Any, is_time: Callable[[float, float], bool]) -> str:
     """How long window and worker go on after *Cancel*, in words."""
     start_s = _ask_about_new_image(viewer, widget)
-    bar = widget._progress
+    bar = widget._form.progress
 
     def share() -> float:
         return bar.value() / bar.maximum() if bar.maximum() else 0.0
@@ -261,7 +261,7 @@ def _cancelled(viewer: Any, widget: Any, is_time: Callable[[float, float], bool]
     thread = next(iter(widget._engine._thread._threads)).ident
     clock = time.pthread_getcpuclockid(thread)
     cancelled_s, busy_s = time.perf_counter(), time.clock_gettime(clock)
-    widget._cancel.click()
+    widget._form.cancel.click()
     _until(lambda: not widget.is_working)
     idle_s = time.perf_counter() - cancelled_s
     stopped = widget._engine._thread.submit(time.perf_counter)

@@ -23,9 +23,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from segone_napari.gui.form import time_left
 from segone_napari.gui.layers import volume_of
 from segone_napari.gui.rows import REPLACE
-from segone_napari.gui.widget import SegOneWidget, time_left
+from segone_napari.gui.widget import SegOneWidget
 from segone_napari.gui.workers import NICENESS, give_way
 from segone_napari.runtime import BadInput
 from segone_napari.volume import Volume

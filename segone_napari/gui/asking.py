@@ -1,0 +1,319 @@
+"""One question at a time: from prompts to rows and masks of the image that was asked about.
+
+An answer is shown only if its number is that of the question asked last, and its image is still
+there, unchanged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from napari.layers import Labels
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
+
+from segone_napari.gui import layers
+from segone_napari.gui.doubt import Doubt, doubt_of
+from segone_napari.gui.form import Progress
+from segone_napari.gui.imagework import Entry, ImageWork
+from segone_napari.gui.keeper import Keeper
+from segone_napari.gui.layers import Answer
+from segone_napari.gui.openimage import OpenImage
+from segone_napari.gui.rows import Row, Rows, Shown
+from segone_napari.gui.turns import Turns
+from segone_napari.gui.workers import Engine, Request
+from segone_napari.project import Row as Structure
+from segone_napari.systems.base import Result
+
+
+@dataclass(eq=False)
+class Question:
+    """What was asked last, and what of it is on screen.
+
+    Attributes
+    ----------
+    number : of its request.
+    rows : that wait for their answers, in the order of the prompts.
+    unfinished : layers that show one slice only.
+    then : what to do once the work on the image is open, where the answer came before.
+    """
+
+    number: int
+    image: OpenImage
+    preset: str = ""
+    asked_s: float = field(default_factory=time.monotonic)
+    rows: list[Row] = field(default_factory=list)
+    unfinished: list[Labels] = field(default_factory=list)
+    then: Callable[[], None] | None = None
+
+
+class Asking(QObject):  # type: ignore[misc, unused-ignore]
+    """Asks the engine, and puts what it says where it belongs.
+
+    Signals
+    -------
+    begun, ended : a question, whether it was answered, cancelled or failed.
+    waits : an answer is there, but the earlier work on its image isn't open yet.
+    told : words for the person about what is happening.
+    failed : an error for the person.
+    """
+
+    begun = Signal()
+    ended = Signal()
+    waits = Signal()
+    told = Signal(str)
+    failed = Signal(object)
+
+    def __init__(
+        self,
+        viewer: Any,
+        engine: Engine,
+        keeper: Keeper,
+        turns: Turns,
+        rows: Rows,
+        progress: Progress,
+        parent: QObject | None = None,
+    ):
+        super().__init__(parent)
+        self._viewer = viewer
+        self._engine = engine
+        self._keeper = keeper
+        self._turns = turns
+        self._rows = rows
+        self._progress = progress
+        self._number = 0
+        self._question: Question | None = None
+        engine.started.connect(self._on_started)
+        engine.previewed.connect(self._on_previewed)
+        engine.progressed.connect(self._on_progressed)
+        engine.answered.connect(self._on_answered)
+        engine.warned.connect(self._on_warned)
+        engine.failed.connect(self._on_failed)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether an answer is awaited."""
+        return self._question is not None
+
+    @property
+    def waiting(self) -> list[Row]:
+        """The rows that wait for their answers."""
+        return [] if self._question is None else self._question.rows
+
+    def ask(self, image: OpenImage, prompts: Sequence[str], preset: str) -> None:
+        """Ask about an image; what was asked before comes to nothing."""
+        question = self._begin(image, preset)
+        image.refused.clear()
+        image.kept.clear()
+        question.rows = [self._rows.add(prompt) for prompt in prompts]
+        self.begun.emit()
+        values = image.values
+        plane = layers.slice_on_screen(self._viewer, image.layer)
+        stored = values.layout.stored_plane(*plane, values.data.shape) if plane else None
+        self._engine.ask(Request(question.number, values, tuple(prompts), preset, stored))
+
+    def show(self, image: OpenImage, results: Sequence[Result]) -> None:
+        """Show results that were computed elsewhere, as if they had been asked for."""
+        question, values = self._begin(image), image.values
+        self.begun.emit()
+
+        def prepare() -> tuple[list[Answer], Doubt | None]:
+            return [layers.answer(values, one) for one in results], doubt_of(results, values)
+
+        self._keeper.run(prepare, lambda ready: self._on_answered(question.number, *ready))
+
+    def stop(self) -> None:
+        """Let nothing more come of what was asked, and take away what is half done."""
+        self._engine.cancel()
+        question, self._question = self._question, None
+        if question is not None:
+            self._turns.remove(question.unfinished)
+            for row in question.rows:
+                self._rows.remove(row)
+        self.ended.emit()
+
+    def on_layer_removed(self, layer: Any) -> None:
+        """Follow a person who deleted a layer that shows one slice only."""
+        if self._question is not None and layer in self._question.unfinished:
+            self._question.unfinished.remove(layer)
+
+    def on_image_gone(self, image: OpenImage) -> None:
+        """Let nothing come of a question about an image that was closed or has changed."""
+        if self._question is not None and self._question.image is image:
+            self.stop()
+
+    def is_waiting_for(self, image: OpenImage) -> bool:
+        """Whether an answer is there that waits for the work on this image."""
+        question = self._question
+        return question is not None and question.image is image and question.then is not None
+
+    def on_work_opened(self, image: OpenImage) -> Callable[[], None] | None:
+        """Drop first slices whose rows were there before; return what waited for the work."""
+        question = self._question
+        if question is None or question.image is not image or image.work is None:
+            return None
+        names = {row.name for row in image.work.rows}
+        known = [one for one in question.unfinished if one.metadata["segone_name"] in names]
+        question.unfinished = [one for one in question.unfinished if one not in known]
+        self._turns.remove(known)
+        then, question.then = question.then, None
+        return then
+
+    def _begin(self, image: OpenImage, preset: str = "") -> Question:
+        self.stop()
+        self._number += 1
+        self._question = Question(self._number, image, preset)
+        return self._question
+
+    def _asked(self, number: int) -> Question | None:
+        """The question of this number, if it is still the one that matters."""
+        question = self._question
+        return question if question is not None and question.number == number else None
+
+    # What the engine says ------------------------------------------------------------------
+
+    def _on_started(self, number: int, words: str) -> None:
+        if self._asked(number):
+            self.told.emit(words)
+
+    def _on_progressed(self, number: int, done: int, total: int) -> None:
+        if self._asked(number):
+            self._progress.show_step(done, total)
+
+    def _on_warned(self, number: int, words: str) -> None:
+        if self._asked(number):
+            show_warning(words)
+
+    def _on_failed(self, number: int, error: Exception) -> None:
+        if self._asked(number):
+            self.stop()
+            self.failed.emit(error)
+
+    def _on_previewed(self, number: int, answers: list[Answer]) -> None:
+        question = self._asked(number)
+        if question is None:
+            return
+        image, work = question.image.layer, question.image.work
+        for row, shown in zip(question.rows, answers, strict=False):
+            result = shown.result
+            row.show_preview(shown.name, result.colour if result.found else None)
+            names = {layer.metadata["segone_name"] for layer in question.unfinished}
+            is_there = work is not None and work.row_named(shown.name) is not None
+            if result.found and not is_there and shown.name not in names:
+                layer = layers.labels_layer(image, shown.name, result.colour, shown.mask)
+                layer.editable = False  # what is painted now would be lost a moment later
+                question.unfinished.append(layer)
+                self._turns.add(layer)
+
+    def _on_answered(self, number: int, answers: list[Answer], doubt: Doubt | None) -> None:
+        question = self._asked(number)
+        if question is None:
+            return
+        take = partial(self._take, number, answers, doubt)
+        if question.image.work is not None:
+            take()
+        else:
+            question.then = take
+            self.waits.emit()
+
+    # What becomes of it --------------------------------------------------------------------
+
+    def _take(self, number: int, answers: list[Answer], doubt: Doubt | None) -> None:
+        """Put answers into the rows; what a person has accepted or corrected stays as it is."""
+        question = self._asked(number)
+        if question is None or question.image.work is None:
+            return
+        image, work = question.image, question.image.work
+        newest = {answer.name: answer for answer in answers}
+        image.refused = []
+        made = (self._entry(question, work, answer) for answer in newest.values())
+        entries = [entry for entry in made if entry is not None]
+        if image.review is not None:
+            image.review.set_doubt(doubt)
+        then = partial(self._finish, number, list(newest.values()))
+        if entries:
+            for layer in question.unfinished:  # what isn't there by now comes as a whole
+                if layer not in self._viewer.layers:
+                    self._turns.never_mind(layer)
+            preview = {layer.metadata["segone_name"]: layer for layer in question.unfinished}
+            work.put(entries, preview, then)
+        else:
+            then()
+
+    def _entry(self, question: Question, work: ImageWork, shown: Answer) -> Entry | None:
+        """What an answer does to its row; None if it does nothing."""
+        result, image = shown.result, question.image
+        row = work.row_named(shown.name)
+        structure = Structure(
+            result.prompt,
+            shown.name,
+            result.side,
+            result.colour,
+            "draft" if result.found else "not found",
+            float(result.confidence),
+            self._engine.checkpoint,
+            0 if row is None else row.id,
+            question.preset,
+        )
+        if row is None and not result.found and not shown.stored.any():
+            image.refused.append(_refusal(result))
+            return None
+        if row is None:
+            return structure, shown.stored
+        if row.state == "accepted":
+            show_info(f"{row.name} is accepted and was kept as it is; unlock it to replace it")
+            return None
+        if row.state == "draft" and work.is_edited(row.id):
+            if result.found:
+                image.kept[row.id] = (structure, shown.stored)
+            return None
+        if row == structure and np.array_equal(work.history.masks[row.id], shown.stored):
+            return None  # an undo that changes nothing would be puzzling
+        return structure, shown.stored
+
+    def _finish(self, number: int, answers: list[Answer]) -> None:
+        question = self._asked(number)
+        if question is None or question.image.work is None:
+            return
+        image, work = question.image, question.image.work
+        found = [shown for shown in answers if shown.result.found]
+        work.keep_warnings({shown.name: shown.result.warnings for shown in found})
+        for shown in found:
+            for warning in shown.result.warnings:
+                show_warning(f"{shown.name}: {warning}")
+        # What the whole volume doesn't show although one slice seemed to goes away again.
+        question.unfinished = [one for one in question.unfinished if work.row_of(one) is None]
+        self.stop()
+        self._bring_into_view(image, found)
+        self.told.emit(_summary(answers, time.monotonic() - question.asked_s))
+
+    def _bring_into_view(self, image: OpenImage, found: list[Answer]) -> None:
+        """Go to the first outline if none of them can be seen on the slice on screen."""
+        plane = layers.slice_on_screen(self._viewer, image.layer) if found else None
+        if plane is None:
+            return
+        if not any(layers.plane_of(shown.mask, *plane).any() for shown in found):
+            largest = layers.largest_slices(found[0].mask)
+            layers.show_slice(self._viewer, image.layer, largest)
+
+
+def _refusal(result: Result) -> Shown:
+    return Shown(
+        result.resolved or result.prompt,
+        result.prompt,
+        "not found",
+        confidence=result.confidence,
+        warnings=result.warnings,
+        suggestions=result.suggestions,
+    )
+
+
+def _summary(answers: Sequence[Answer], seconds: float) -> str:
+    found = sum(answer.result.found for answer in answers)
+    what = "Found" if found == len(answers) == 1 else f"{found} of {len(answers)} found"
+    return f"{what} in {seconds:.1f} s"
