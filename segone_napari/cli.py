@@ -425,12 +425,13 @@ def _view(args: argparse.Namespace) -> None:
 def open_viewer(
     image: Path | None,
     results: Sequence[Result] | None = None,
+    checkpoint: str = "",
     *,
     series: int | str | None = None,
     volume: int | None = None,
     teacher: str | None = None,
 ) -> None:
-    """Open napari with the widget and stay until it is closed.
+    """Open napari with the widget, and results of a checkpoint, and stay until it is closed.
 
     Raises
     ------
@@ -440,7 +441,14 @@ def open_viewer(
     from segone_napari.gui import app
 
     try:
-        app.view(image, series=series, volume=volume, results=results, teacher=teacher)
+        app.view(
+            image,
+            series=series,
+            volume=volume,
+            results=results,
+            checkpoint=checkpoint,
+            teacher=teacher,
+        )
     except ImportError as error:
         raise BadInput(
             f"napari can't be loaded ({error}); python -m pip install 'segone-napari[qt]', "
@@ -479,7 +487,7 @@ def _demo(args: argparse.Namespace) -> None:
     print(f"mean Dice against the bundled reference: {shown.mean_dice:.3f}")
     print_written(shown.written)
     if not args.headless and has_display():
-        open_viewer(shown.image_path, shown.results)
+        open_viewer(shown.image_path, shown.results, shown.checkpoint)
 
 
 def _add_vocabulary(commands: Any) -> None:

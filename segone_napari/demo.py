@@ -48,12 +48,14 @@ class Demo:
     ----------
     image_path : the sample.
     results : one a prompt.
+    checkpoint : the weights that made them.
     dice : by prompt, for those that the reference has.
     written : the files.
     """
 
     image_path: Path
     results: Sequence[Result]
+    checkpoint: str
     dice: dict[str, float]
     written: Sequence[Path]
 
@@ -98,7 +100,7 @@ def run(
         checkpoint=system.checkpoint,
     )
     written.append(_write_montage(folder / "montage.png", image, results, dice))
-    return Demo(SAMPLE.image_path, results, dice, written)
+    return Demo(SAMPLE.image_path, results, system.checkpoint, dice, written)
 
 
 def _prepare(folder: Path, *, force: bool) -> None:

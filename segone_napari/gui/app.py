@@ -21,6 +21,7 @@ def view(
     series: int | str | None = None,
     volume: int | None = None,
     results: Sequence[Result] | None = None,
+    checkpoint: str = "",
     teacher: str | None = None,
 ) -> None:
     """Open napari with an image, the widget and results, and run until it is closed.
@@ -30,7 +31,14 @@ def view(
     BadInput
         If the image can't be read (before a window opens), or there is no display.
     """
-    open_viewer(image_path, series=series, volume=volume, results=results, teacher=teacher)
+    open_viewer(
+        image_path,
+        series=series,
+        volume=volume,
+        results=results,
+        checkpoint=checkpoint,
+        teacher=teacher,
+    )
     import napari
 
     napari.run()
@@ -42,6 +50,7 @@ def open_viewer(
     series: int | str | None = None,
     volume: int | None = None,
     results: Sequence[Result] | None = None,
+    checkpoint: str = "",
     viewer: Any = None,
     **widget_options: Any,
 ) -> tuple[Any, Any]:
@@ -51,7 +60,7 @@ def open_viewer(
     ----------
     image_path : the image to open, or None for an empty viewer.
     series, volume : which one of several; a dialog asks where there are several and none is given.
-    results : shown over the image; they must be on its grid.
+    results, checkpoint : shown over the image, on its grid, and the weights that made them.
     viewer : an open viewer to use instead of a new one.
     widget_options : passed on to `SegOneWidget`.
     """
@@ -70,7 +79,7 @@ def open_viewer(
     widget = SegOneWidget(viewer, **widget_options)
     viewer.window.add_dock_widget(widget, name="SegOne", area="right")
     if results:
-        widget.show_results(results)
+        widget.show_results(results, checkpoint)
     return viewer, widget
 
 

@@ -18,15 +18,17 @@ from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
 from segone_napari.gui import layers
+from segone_napari.gui.corrected import is_edited
 from segone_napari.gui.doubt import Doubt, doubt_of
 from segone_napari.gui.form import Progress
-from segone_napari.gui.imagework import Entry, ImageWork
+from segone_napari.gui.imagework import Entry
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.layers import Answer
 from segone_napari.gui.openimage import OpenImage
 from segone_napari.gui.rows import Row, Rows, Shown
 from segone_napari.gui.turns import Turns
 from segone_napari.gui.workers import Engine, Request
+from segone_napari.project import EditHistory
 from segone_napari.project import Row as Structure
 from segone_napari.systems.base import Result
 
@@ -38,6 +40,7 @@ class Question:
     Attributes
     ----------
     number : of its request.
+    preset, checkpoint : how it is answered, and by what weights.
     rows : that wait for their answers, in the order of the prompts.
     unfinished : layers that show one slice only.
     then : what to do once the work on the image is open, where the answer came before.
@@ -46,6 +49,7 @@ class Question:
     number: int
     image: OpenImage
     preset: str = ""
+    checkpoint: str = ""
     asked_s: float = field(default_factory=time.monotonic)
     rows: list[Row] = field(default_factory=list)
     unfinished: list[Labels] = field(default_factory=list)
@@ -117,9 +121,10 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         stored = values.layout.stored_plane(*plane, values.data.shape) if plane else None
         self._engine.ask(Request(question.number, values, tuple(prompts), preset, stored))
 
-    def show(self, image: OpenImage, results: Sequence[Result]) -> None:
+    def show(self, image: OpenImage, results: Sequence[Result], checkpoint: str) -> None:
         """Show results that were computed elsewhere, as if they had been asked for."""
         question, values = self._begin(image), image.values
+        question.checkpoint = checkpoint
         self.begun.emit()
 
         def prepare() -> tuple[list[Answer], Doubt | None]:
@@ -214,6 +219,7 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         question = self._asked(number)
         if question is None:
             return
+        question.checkpoint = question.checkpoint or self._engine.checkpoint
         take = partial(self._take, number, answers, doubt)
         if question.image.work is not None:
             take()
@@ -228,60 +234,28 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         question = self._asked(number)
         if question is None or question.image.work is None:
             return
-        image, work = question.image, question.image.work
-        newest = {answer.name: answer for answer in answers}
-        image.refused = []
-        made = (self._entry(question, work, answer) for answer in newest.values())
-        entries = [entry for entry in made if entry is not None]
-        if image.review is not None:
-            image.review.set_doubt(doubt)
-        then = partial(self._finish, number, list(newest.values()))
-        if entries:
-            for layer in question.unfinished:  # what isn't there by now comes as a whole
-                if layer not in self._viewer.layers:
-                    self._turns.never_mind(layer)
-            preview = {layer.metadata["segone_name"]: layer for layer in question.unfinished}
-            work.put(entries, preview, then)
-        else:
-            then()
-
-    def _entry(self, question: Question, work: ImageWork, shown: Answer) -> Entry | None:
-        """What an answer does to its row; None if it does nothing."""
-        result, image = shown.result, question.image
-        row = work.row_named(shown.name)
-        structure = Structure(
-            result.prompt,
-            shown.name,
-            result.side,
-            result.colour,
-            "draft" if result.found else "not found",
-            float(result.confidence),
-            self._engine.checkpoint,
-            0 if row is None else row.id,
-            question.preset,
+        work, sorting = question.image.work, _Sorting(question, answers)
+        if question.image.review is not None:
+            question.image.review.set_doubt(doubt)
+        for layer in question.unfinished:  # what isn't there by now comes as a whole
+            if layer not in self._viewer.layers:
+                self._turns.never_mind(layer)
+        work.put(
+            sorting.entries,
+            {layer.metadata["segone_name"]: layer for layer in question.unfinished},
+            partial(self._finish, number, sorting),
+            failed=partial(self._on_failed, number),
         )
-        if row is None and not result.found and not shown.stored.any():
-            image.refused.append(_refusal(result))
-            return None
-        if row is None:
-            return structure, shown.stored
-        if row.state == "accepted":
-            show_info(f"{row.name} is accepted and was kept as it is; unlock it to replace it")
-            return None
-        if row.state == "draft" and work.is_edited(row.id):
-            if result.found:
-                image.kept[row.id] = (structure, shown.stored)
-            return None
-        if row == structure and np.array_equal(work.history.masks[row.id], shown.stored):
-            return None  # an undo that changes nothing would be puzzling
-        return structure, shown.stored
 
-    def _finish(self, number: int, answers: list[Answer]) -> None:
+    def _finish(self, number: int, sorting: _Sorting) -> None:
         question = self._asked(number)
         if question is None or question.image.work is None:
             return
         image, work = question.image, question.image.work
-        found = [shown for shown in answers if shown.result.found]
+        image.refused, image.kept = sorting.refused, image.kept | sorting.kept
+        for name in sorting.accepted:
+            show_info(f"{name} is accepted and was kept as it is; unlock it to replace it")
+        found = [shown for shown in sorting.answers if shown.result.found]
         work.keep_warnings({shown.name: shown.result.warnings for shown in found})
         for shown in found:
             for warning in shown.result.warnings:
@@ -290,7 +264,7 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         question.unfinished = [one for one in question.unfinished if work.row_of(one) is None]
         self.stop()
         self._bring_into_view(image, found)
-        self.told.emit(_summary(answers, time.monotonic() - question.asked_s))
+        self.told.emit(_summary(sorting.answers, time.monotonic() - question.asked_s))
 
     def _bring_into_view(self, image: OpenImage, found: list[Answer]) -> None:
         """Go to the first outline if none of them can be seen on the slice on screen."""
@@ -300,6 +274,58 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         if not any(layers.plane_of(shown.mask, *plane).any() for shown in found):
             largest = layers.largest_slices(found[0].mask)
             layers.show_slice(self._viewer, image.layer, largest)
+
+
+class _Sorting:
+    """Where the answers to a question belong.
+
+    Attributes
+    ----------
+    answers : the newest of each name.
+    refused : what is not there and gets no row.
+    kept : by row, what waits because the row was corrected by hand.
+    accepted : names of rows that are locked.
+    """
+
+    def __init__(self, question: Question, answers: Sequence[Answer]) -> None:
+        self.answers = list({answer.name: answer for answer in answers}.values())
+        self.refused: list[Shown] = []
+        self.kept: dict[int, Entry] = {}
+        self.accepted: list[str] = []
+        self._preset, self._checkpoint = question.preset, question.checkpoint
+
+    def entries(self, history: EditHistory) -> list[Entry]:
+        """What changes rows, as they are now; the rest is sorted into the attributes."""
+        made = (self._entry(history, answer) for answer in self.answers)
+        return [entry for entry in made if entry is not None]
+
+    def _entry(self, history: EditHistory, shown: Answer) -> Entry | None:
+        result = shown.result
+        row = next((row for row in history.rows if row.name == shown.name), None)
+        structure = Structure(
+            result.prompt,
+            shown.name,
+            result.side,
+            result.colour,
+            "draft" if result.found else "not found",
+            float(result.confidence),
+            self._checkpoint,
+            0 if row is None else row.id,
+            self._preset,
+        )
+        entry = structure, shown.stored
+        if row is None and not result.found and not shown.stored.any():
+            self.refused.append(_refusal(result))
+        elif row is None:
+            return entry
+        elif row.state == "accepted":
+            self.accepted.append(row.name)
+        elif row.state == "draft" and is_edited(history, row.id):
+            if result.found:
+                self.kept[row.id] = entry
+        elif row != structure or not np.array_equal(history.masks[row.id], shown.stored):
+            return entry  # an undo that changes nothing would be puzzling
+        return None
 
 
 def _refusal(result: Result) -> Shown:

@@ -423,13 +423,14 @@ class Clicks(QObject):  # type: ignore[misc, unused-ignore]
     def _draw(self, box: _Box | None = None) -> None:
         """Show the last step and the cross, or a box that is being drawn on the slice on screen."""
         shown, work = self._on_screen(), self._work
-        if shown is None or work is None:
+        if work is None:
             return
         cross = self._cross
         if cross is not None and not cross[0].is_same_as(shown):
             cross = None
         wanted = [] if self.where is None or not self._steps else [self.where]
-        if (box is not None or cross is not None) and not shown.is_same_as(self.where):
+        is_shown_too = shown is not None and not shown.is_same_as(self.where)
+        if shown is not None and is_shown_too and (box is not None or cross is not None):
             wanted.append(shown)
         if not wanted and self._preview is None:
             return

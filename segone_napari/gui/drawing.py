@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 MOST_ARRAYS = 16
@@ -13,6 +14,24 @@ def native_canvas(viewer: Any) -> Any:
     window = getattr(viewer.window, "_qt_viewer", None)
     canvas = getattr(getattr(window, "canvas", None), "native", None)
     return canvas if hasattr(canvas, "_vispy_update") else None
+
+
+def protect(viewer: Any) -> None:
+    """Release arrays before any layer goes, as long as the viewer lives.
+
+    Also after the panel was closed: its layers stay, and what it drew with.
+    """
+    if hasattr(viewer.window, "_segone_protected"):
+        return
+    viewer.window._segone_protected = True
+    reference = weakref.ref(viewer)
+
+    def release(event: Any) -> None:
+        viewer = reference()
+        if viewer is not None:
+            release_arrays(viewer)
+
+    viewer.layers.events.removing.connect(release)
 
 
 def release_arrays(viewer: Any) -> None:

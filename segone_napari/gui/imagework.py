@@ -141,21 +141,33 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def put(
         self,
-        entries: Sequence[Entry],
+        decide: Callable[[EditHistory], Sequence[Entry]],
         shown: Mapping[str, Labels],
         then: Callable[[], None],
         *,
         words: str = "",
+        failed: Callable[[Exception], None] | None = None,
     ) -> None:
         """Add rows or give them new masks, as one step; call `then` when they are on screen.
 
         Parameters
         ----------
+        decide : called in the worker once it is this step's turn, for what to put; nobody edits
+            until that is done, so that nothing painted or accepted meanwhile is overlooked.
         shown : by a row's name, a layer that shows a part of it already and is to be its layer.
+        failed : called with what went wrong; without it that is told.
         """
 
-        def show(change: Change) -> None:
+        def put() -> Change | None:
+            with self.history.undisturbed():
+                entries = decide(self.history)
+                return self.history.put(entries, words=words) if entries else None
+
+        def show(change: Change | None) -> None:
             if self._is_closed:
+                return
+            if change is None:
+                then()
                 return
             for row in self.rows:
                 if row.id in change.added and row.name in shown:
@@ -164,7 +176,7 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             self._to_select = next((n for n in reversed(there) if n in change.added), None)
             self._show(change, then)
 
-        self._keeper.run(lambda: self.history.put(entries, words=words), show, self._fail)
+        self._keeper.run(put, show, failed or self._fail)
 
     def undo(self) -> None:
         """Take the last edit back, wherever it was, and show where."""

@@ -94,7 +94,7 @@ def _take(viewer: Any, work: ImageWork, layer: Labels) -> None:
     is_over_image = owner is not None
     shown = {row.name: layer} if is_over_image else {}
     values = np.ascontiguousarray(segment.mask.data != 0, dtype=np.uint8)
-    work.put([(row, values)], shown, lambda: None, words=f"opened {row.name}")
+    work.put(lambda _: [(row, values)], shown, lambda: None, words=f"opened {row.name}")
     if not is_over_image:
         viewer.layers.remove(layer)
 

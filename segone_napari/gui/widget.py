@@ -118,6 +118,7 @@ class SegOneWidget(QWidget):
         self._give_back.setSingleShot(True)
         self._give_back.timeout.connect(garbage.give_back)
         self._connect()
+        drawing.protect(viewer)
         self._listen_to_viewer()
         self._prepare()
         self._show_progress()
@@ -163,11 +164,11 @@ class SegOneWidget(QWidget):
         """Whether an answer is awaited."""
         return self._asking.is_working
 
-    def show_results(self, results: Sequence[Result]) -> None:
-        """Show results that were computed elsewhere on the chosen image."""
+    def show_results(self, results: Sequence[Result], checkpoint: str = "") -> None:
+        """Show results that were computed elsewhere, with these weights, on the chosen image."""
         if self._open is None:
             raise BadInput("there is no image to show results on; open an MRI first")
-        self._asking.show(self._open, results)
+        self._asking.show(self._open, results, checkpoint)
 
     def open_export(self) -> None:
         """Open the window that writes the structures of the image at work, if there are any."""
@@ -274,7 +275,6 @@ class SegOneWidget(QWidget):
         viewer = self._viewer
         listeners = [
             (viewer.layers.events.inserted, self._on_inserted),
-            (viewer.layers.events.removing, self._on_removing),
             (viewer.layers.events.removed, self._on_removed),
             (viewer.layers.events.reordered, self._refresh_header),
             (viewer.layers.selection.events.active, self._follow_selection),
@@ -329,9 +329,6 @@ class SegOneWidget(QWidget):
             layer.events.visible.connect(self._refresh_header)
         elif isinstance(layer, Labels):
             layer.events.mode.connect(self._correcting.on_mode)
-
-    def _on_removing(self, event: Any) -> None:
-        drawing.release_arrays(self._viewer)
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -226,6 +227,12 @@ class EditHistory:
         return np.unravel_index(part.delta().indices(), self._work.shape)
 
     # Edits ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Let nobody else edit meanwhile: to decide on an edit and do it as one."""
+        with self._lock:
+            yield
 
     def put(
         self, entries: Sequence[tuple[Row, Mask]], *, kind: Kind = "result", words: str = ""

@@ -22,14 +22,20 @@ def test_view_opens_the_image_with_results_over_it(
     path = formats.write(head(), tmp_path / "head.nii.gz")
     volume = formats.read(path)
     results = ThresholdSegmenter().segment(volume, ["left ball", "elephant"])
-    viewer, widget = app.open_viewer(path, results=results, viewer=make_napari_viewer(show=True))
+    viewer, widget = app.open_viewer(
+        path, results=results, checkpoint="weights", viewer=make_napari_viewer(show=True)
+    )
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)  # made ready in a worker
     assert [layer.name for layer in viewer.layers] == ["head.nii.gz", "left ball"]
     labels = viewer.layers["left ball"]
     mask = volume_from_attributes(labels.data, {"metadata": labels.metadata}).data
     np.testing.assert_array_equal(mask, results[0].mask.data)
-    texts = [label.text() for label in widget.findChild(QWidget, "results").findChildren(QLabel)]
-    assert any("not found" in text for text in texts)
+    results_list = widget.findChild(QWidget, "results")
+    qtbot.waitUntil(
+        lambda: any("not found" in one.text() for one in results_list.findChildren(QLabel)),
+        timeout=10_000,
+    )
+    assert widget._work.rows[0].checkpoint == "weights"  # else it would count as drawn by hand
 
 
 def test_view_opens_empty_too(make_napari_viewer: Callable[..., Any]) -> None:

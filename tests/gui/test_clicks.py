@@ -119,6 +119,17 @@ def test_esc_drops_the_preview_and_then_the_tool(qtbot, with_empty_slice) -> Non
     np.testing.assert_array_equal(layer.data, before)
 
 
+def test_preview_that_is_dropped_in_3d_is_gone_in_2d(qtbot, with_empty_slice) -> None:
+    viewer, widget, _, place, _ = with_empty_slice
+    click(qtbot, widget, QPushButton, "click_add")
+    click_on(qtbot, viewer, place)
+    wait_for_preview(qtbot, widget)
+    viewer.dims.ndisplay = 3
+    widget._correcting.clicks.drop()
+    viewer.dims.ndisplay = 2
+    assert not viewer.layers["SAM2 preview"].data.any()
+
+
 def test_minus_click_takes_away_and_undo_goes_back_click_by_click(qtbot, open_widget) -> None:
     viewer, widget = open_widget(head())
     ask_and_wait(qtbot, widget, "balls")

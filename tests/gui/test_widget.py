@@ -32,7 +32,7 @@ from segone_napari.runtime import BadInput
 from segone_napari.volume import Volume
 
 from .conftest import ThresholdSegmenter, head
-from .hands import PATIENCE_MS, ask, ask_and_wait, child, is_idle, press, row_texts, rows
+from .hands import PATIENCE_MS, ask, ask_and_wait, canvas, child, is_idle, press, row_texts, rows
 
 
 def labels_of(viewer) -> list[Labels]:
@@ -256,6 +256,47 @@ def test_strokes_of_a_person_are_replaced_only_when_they_say_so(qtbot, open_widg
     np.testing.assert_array_equal(layer.data, answered)
 
 
+@pytest.fixture
+def slow_worker(open_widget):
+    """A window with a row whose worker is busy, as with an export, until it is let go."""
+    viewer, widget = open_widget(head())
+    gate = threading.Event()
+    yield viewer, widget, gate, lambda: widget._keeper.run(gate.wait)
+    gate.set()
+
+
+def test_stroke_while_an_answer_waits_is_kept(qtbot, slow_worker, segmenter) -> None:
+    viewer, widget, gate, hold = slow_worker
+    ask_and_wait(qtbot, widget, "left ball")
+    child(widget, QComboBox, "preset").setCurrentIndex(2)  # a row that is made otherwise
+    hold()
+    ask(qtbot, widget, "left ball")
+    qtbot.waitUntil(lambda: len(segmenter.asked) == 2, timeout=PATIENCE_MS)
+    qtbot.wait(500)  # the answer is there, and waits
+    layer = viewer.layers["left ball"]
+    layer.data_setitem((np.full(20, 9), np.full(20, 5), np.arange(5, 25)), 1)
+    gate.set()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=PATIENCE_MS)
+    assert np.asarray(layer.data)[9, 5, 5:25].all()
+    assert "Your corrected outline was kept" in row_texts(widget)[0]
+
+
+def test_row_accepted_while_an_answer_waits_stays_and_the_others_come(
+    qtbot, slow_worker, segmenter, notifications
+) -> None:
+    _, widget, gate, hold = slow_worker
+    ask_and_wait(qtbot, widget, "left ball")
+    hold()
+    ask(qtbot, widget, "left ball; right ball")
+    qtbot.waitUntil(lambda: len(segmenter.asked) == 2, timeout=PATIENCE_MS)
+    qtbot.wait(500)  # the answer is there, and waits
+    widget._work.set_state(widget._work.rows[0].id, "accepted")
+    gate.set()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=PATIENCE_MS)
+    assert [row.name for row in widget._work.rows] == ["left ball", "right ball"]
+    assert any("accepted and was kept" in words for _, words in notifications)
+
+
 def test_layer_of_the_same_name_that_is_not_ours_is_left_alone(qtbot, open_widget) -> None:
     viewer, widget = open_widget(head())
     theirs = viewer.add_labels(np.ones(viewer.layers[0].data.shape, np.uint8), name="left ball")
@@ -296,17 +337,21 @@ def test_row_goes_when_its_layer_is_deleted(qtbot, open_widget) -> None:
     assert "right ball" in left_over
 
 
-def test_nothing_is_read_from_the_arrays_of_a_layer_that_has_gone(qtbot, open_widget) -> None:
+@pytest.mark.parametrize("is_panel_closed", [False, True])
+def test_nothing_is_read_from_the_arrays_of_a_layer_that_has_gone(
+    qtbot, open_widget, is_panel_closed
+) -> None:
     """Else the next click on the canvas, which draws out of sight, can end the program."""
     from vispy.gloo import gl
 
     viewer, widget = open_widget(head())
     ask_and_wait(qtbot, widget, "left ball")
+    if is_panel_closed:
+        close_panel(qtbot, viewer, widget)
     enabled = []
 
     def look(event) -> None:
-        canvas = viewer.window._qt_viewer.canvas.native
-        canvas.makeCurrent()
+        canvas(viewer).makeCurrent()
         which = gl.GL_VERTEX_ATTRIB_ARRAY_ENABLED
         enabled.append([int(gl.glGetVertexAttrib(n, which)) for n in range(8)])
 
@@ -505,13 +550,17 @@ def test_light_and_dark_theme_both_have_readable_text(open_widget) -> None:
     assert "theme_light" in sheets[1]
 
 
+def close_panel(qtbot, viewer, widget) -> None:
+    viewer.window.remove_dock_widget(widget)
+    widget.deleteLater()
+    qtbot.waitUntil(lambda: "segone_left" not in viewer.canvas.overlays, timeout=PATIENCE_MS)
+
+
 def test_closing_the_dock_leaves_a_viewer_that_works(qtbot, open_widget, segmenter, gate) -> None:
     viewer, widget = open_widget(head())
     ask(qtbot, widget, "left ball")
     qtbot.waitUntil(segmenter.has_begun.is_set, timeout=PATIENCE_MS)
-    viewer.window.remove_dock_widget(widget)
-    widget.deleteLater()
-    qtbot.waitUntil(lambda: "segone_left" not in viewer.canvas.overlays, timeout=PATIENCE_MS)
+    close_panel(qtbot, viewer, widget)
     assert segmenter.has_ended.wait(5)
     viewer.add_image(np.random.default_rng(0).random((8, 9, 10)))
     viewer.dims.order = (1, 0, 2)
