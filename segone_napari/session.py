@@ -29,7 +29,7 @@ from segone_napari.exports.content import file_name
 from segone_napari.exports.label_map import table_beside, table_of
 from segone_napari.project import Project
 from segone_napari.project.versions import Versions
-from segone_napari.runtime import BadInput, Progress, no_progress
+from segone_napari.runtime import BadCheckpoint, BadInput, Progress, no_progress
 from segone_napari.systems import registry
 from segone_napari.systems.base import Encoded, Result, System, Teachable
 from segone_napari.volume import Grid, Volume
@@ -96,14 +96,7 @@ class Session:
         """
         with self._loading:
             if self._system is None:
-                options = self.options
-                self._system = registry.create(
-                    options.system,
-                    checkpoint=self._checkpoint(),
-                    device=options.device,
-                    preset=options.preset,
-                    seed=options.seed,
-                )
+                self._system = self._load()
             return self._system
 
     def segment(
@@ -130,12 +123,27 @@ class Session:
             encoded, prompts, progress=_part(progress, encoding_share, total, total)
         )
 
-    def _checkpoint(self) -> str | Path | None:
+    def _load(self) -> System:
         options = self.options
-        if self.project is None or options.checkpoint is not None or options.system != "segone":
-            return options.checkpoint
-        versions = Versions(self.project.folder)
-        return versions.folder_of(versions.used())
+        is_own = options.checkpoint is None and options.system == "segone"
+        versions = Versions(self.project.folder) if self.project is not None and is_own else None
+        number = versions.used() if versions is not None else 0
+        folder = versions.folder_of(number) if versions is not None else options.checkpoint
+        try:
+            return registry.create(
+                options.system,
+                checkpoint=folder,
+                device=options.device,
+                preset=options.preset,
+                seed=options.seed,
+            )
+        except BadCheckpoint as error:
+            if not number or self.project is None:
+                raise
+            raise BadCheckpoint(
+                f"version {number}, which is in use, can't be loaded ({error}); use another one: "
+                f"Versions… in the window, or 'segone checkpoints {self.project.folder} --use 0'"
+            ) from error
 
     def reload(self) -> None:
         """Take the version that the project uses by now.

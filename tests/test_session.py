@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ import SimpleITK as sitk
 
 import segone_napari
 from segone_napari.data import formats
-from segone_napari.runtime import BadInput, Cancelled
+from segone_napari.models.checkpoint import resolve_checkpoint
+from segone_napari.project.versions import Versions
+from segone_napari.runtime import BadCheckpoint, BadInput, Cancelled
 from segone_napari.session import (
     Outputs,
     Session,
@@ -435,3 +438,14 @@ def test_grid_codes_reach_the_file(system: ThresholdSystem, tmp_path: Path) -> N
     path = write_label_map(Session().segment(image, ["hippocampus"]), tmp_path / "l.nii.gz")
     header = nib.load(path).header
     assert (int(header["sform_code"]), int(header["qform_code"])) == (2, 1)
+
+
+def test_version_in_use_that_is_damaged_says_how_to_go_back(tmp_path: Path) -> None:
+    versions = Versions(tmp_path)
+    folder = tmp_path / "new"
+    shutil.copytree(resolve_checkpoint(None, "segone"), folder)
+    (folder / "network" / "model.safetensors").write_bytes(b"torn")
+    number = versions.add(folder)
+    versions.use(number)
+    with pytest.raises(BadCheckpoint, match=f"version {number}, which is in use.*--use 0"):
+        _ = Session(project=tmp_path, device="cpu").system

@@ -6,6 +6,7 @@ It holds controls and says what a person wants by signals; it knows nothing of f
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -264,6 +265,8 @@ class ImprovePanel(QWidget):
             line.setPlaceholderText("other words, separated by commas")
             line.setToolTip(f"What else you would type for {term}; used from the next training on")
             line.textEdited.connect(lambda text, term=term: self.synonyms_typed.emit(term, text))
+            line.setCursorPosition(0)
+            line.editingFinished.connect(partial(line.setCursorPosition, 0))
             self._also.addRow(f"“{term}” is also", line)
             self._synonyms[term] = line
         stops = [self._toggle, *self._synonyms.values(), self._train]

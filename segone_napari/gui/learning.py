@@ -164,6 +164,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         self.panel.say("")
         self.panel.set_cancellable(True)
         self.panel.show_training(words, None)
+        self.told.emit("Training on your corrections: go on working meanwhile")
 
     def _on_started(self, started: trainings.Started) -> None:
         for source in started.kept:

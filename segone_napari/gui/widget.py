@@ -542,7 +542,7 @@ class SegOneWidget(QWidget):
 
     def _on_problem(self, problem: NotSaved) -> None:
         self._saver.refresh()
-        show_error(str(problem))
+        show_error(f"{as_sentence(problem)}. Work goes on in memory only")
 
     def _on_saved(self, words: str, problem: str) -> None:
         self._form.saved.setText(words)

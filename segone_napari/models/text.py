@@ -9,6 +9,7 @@ Dimension key: N phrases, L tokens, D features of an embedding.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -76,11 +77,9 @@ class TextTower(nn.Module):
 
         The same config, phrases and seed give the same tower; the global random state is kept.
         """
-        mend_torchvision()
-        from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
+        transformers = _transformers()
         tokenizer = build_tokenizer(phrases, config.vocab_size, config.context)
-        clip = CLIPTextConfig(
+        clip = transformers.CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=config.hidden,
             intermediate_size=4 * config.hidden,
@@ -94,7 +93,7 @@ class TextTower(nn.Module):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # transformers draws its weights from the global generator
-            model = CLIPTextModelWithProjection(clip)
+            model = transformers.CLIPTextModelWithProjection(clip)
         return cls(model, tokenizer)
 
     @classmethod
@@ -107,9 +106,7 @@ class TextTower(nn.Module):
             If the folder is missing, damaged, or holds its weights in another file than
             ``model.safetensors`` (pickled weights are never opened).
         """
-        mend_torchvision()
-        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
-
+        transformers = _transformers()
         folder = Path(folder)
         # transformers would take a folder that does not exist for a name on the hub.
         for name in ("config.json", "model.safetensors", "tokenizer_config.json"):
@@ -120,14 +117,16 @@ class TextTower(nn.Module):
                 )
         try:
             with _quietly():
-                loaded: Any = CLIPTextModelWithProjection.from_pretrained(
+                loaded: Any = transformers.CLIPTextModelWithProjection.from_pretrained(
                     folder,
                     dtype=torch.float32,
                     use_safetensors=True,
                     local_files_only=True,
                     output_loading_info=True,
                 )
-                tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+                tokenizer = transformers.CLIPTokenizer.from_pretrained(
+                    folder, local_files_only=True
+                )
         except Exception as error:  # a damaged file fails in as many ways as there are parsers
             raise BadCheckpoint(
                 f"the text tower {folder} is damaged ({error}); copy the checkpoint anew"
@@ -201,10 +200,9 @@ def build_tokenizer(
     ValueError
         If `vocab_size` has no room for two tokens a byte and the two special ones.
     """
-    mend_torchvision()
     from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
 
+    transformers = _transformers()
     # 1. The order of CLIP's own vocabulary: bytes, bytes that end a word, merges, special tokens.
     letters = sorted(ByteLevel.alphabet())
     base = [*letters, *(letter + WORD_END for letter in letters)]
@@ -212,7 +210,7 @@ def build_tokenizer(
     if room < 0:
         raise ValueError(f"vocab_size is {vocab_size}; it must be at least {len(base) + 2}")
     # 2. Words, cut as CLIP cuts them.
-    pattern = CLIPTokenizer().backend_tokenizer
+    pattern = transformers.CLIPTokenizer().backend_tokenizer
     words = Counter(
         word
         for phrase in phrases
@@ -224,7 +222,9 @@ def build_tokenizer(
     merges = _learn_merges(words, room)
     tokens = [*dict.fromkeys([*base, *(a + b for a, b in merges)]), START, END]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=cast(Any, merges), model_max_length=context)
+    merged = cast(Any, merges)
+    made = transformers.CLIPTokenizer(vocab=vocabulary, merges=merged, model_max_length=context)
+    return cast("CLIPTokenizer", made)
 
 
 def _learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
@@ -262,15 +262,30 @@ def _merge(split: list[str], pair: tuple[str, str]) -> list[str]:
     return merged
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def _transformers() -> Any:
+    """Import transformers with what is used of it; by one thread at a time, else that can fail."""
+    with _ONE_AT_A_TIME:
+        mend_torchvision()
+        import transformers
+
+        for name in ("CLIPTextConfig", "CLIPTextModelWithProjection", "CLIPTokenizer"):
+            getattr(transformers, name)  # loaded when it is looked at
+    return transformers
+
+
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep transformers from drawing progress bars for a file that is read in milliseconds."""
     from transformers.utils import logging
 
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
+    with _ONE_AT_A_TIME:
+        was_on = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if was_on:
+                logging.enable_progress_bar()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import threading
 from functools import cache
 
 import torch
@@ -25,12 +26,20 @@ SCHEMAS = {
 """Operators whose shapes torchvision registers even when it could not load them."""
 
 
-@cache
+_MENDING = threading.Lock()
+
+
 def mend_torchvision() -> bool:
     """Import torchvision where it is installed; returns whether it had to be mended for that.
 
-    With a pair that matches, or without torchvision, nothing is changed.
+    With a pair that matches, or without torchvision, nothing is changed. Any thread may call it.
     """
+    with _MENDING:
+        return _mend()
+
+
+@cache
+def _mend() -> bool:
     if importlib.util.find_spec("torchvision") is None:
         return False
     try:

@@ -206,10 +206,10 @@ def why_not_saved(path: Path, error: OSError) -> NotSaved:
         errno.EROFS: "the disk is read-only; choose a project folder on another disk",
         errno.EACCES: "the folder may not be written to; choose another project folder",
         errno.EPERM: "the folder may not be written to; choose another project folder",
-        errno.ENOENT: "the folder is gone; was the disk taken out?",
+        errno.ENOENT: "the folder is gone; put its disk back in, or make it again",
     }
     reason = reasons.get(error.errno or 0, f"{error.strerror or error}; choose another folder")
-    return NotSaved(f"can't save to {path}: {reason}. Work goes on in memory only")
+    return NotSaved(f"can't save to {path}: {reason}")
 
 
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)

@@ -204,7 +204,10 @@ class Versions:
             inside = part / "version"
             if source.is_dir():
                 _check_names(source, [p.relative_to(source).as_posix() for p in _files(source)])
-                shutil.copytree(source, inside)
+                for path in _files(source):
+                    copy = inside / path.relative_to(source)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, copy)
             else:
                 _unpack(source, inside)
             return self.add(inside)
@@ -239,8 +242,8 @@ def _unpack(archive: Path, folder: Path) -> None:
                     shutil.copyfileobj(packed, out)
     except (zipfile.BadZipFile, FileNotFoundError) as error:
         raise BadInput(
-            f"{archive} is no exported version ({error}); give a .zip that 'segone checkpoints "
-            "PROJECT --export N FILE' wrote, or a checkpoint folder"
+            f"{archive} is no exported version ({error}); give the .zip that a version was "
+            "exported to, or a checkpoint folder"
         ) from error
 
 

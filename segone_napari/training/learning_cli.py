@@ -258,7 +258,7 @@ def import_version(versions: Any, source: Path) -> int:
         folder = versions.folder_of(number)
         load_checkpoint(folder)
         load_lessons(folder)
-    except SegOneError:
+    except BaseException:
         versions.remove(number)
         raise
     return number

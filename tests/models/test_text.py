@@ -1,6 +1,8 @@
 """The text tower and its tokenizer."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -150,3 +152,27 @@ def test_a_config_that_can_not_work_is_refused():
         TextConfig(context=2)
     with pytest.raises(ValueError, match="at least 1"):
         TextConfig(layers=0)
+
+
+TWO_THREADS = """
+import sys, threading
+from segone_napari.models.text import TextTower
+
+gate, loaded = threading.Barrier(2), []
+
+def load():
+    gate.wait()
+    loaded.append(TextTower.load(sys.argv[1]))
+
+threads = [threading.Thread(target=load) for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(loaded))
+"""
+
+
+def test_two_threads_may_load_a_tower_at_once_in_a_new_process(tower, tmp_path):
+    tower.save(tmp_path / "tower")
+    command = [sys.executable, "-c", TWO_THREADS, str(tmp_path / "tower")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["2"], done.stderr

@@ -346,7 +346,7 @@ def test_a_full_disk_is_told_once_and_work_is_saved_when_there_is_room(
     assert not history.is_saved
     assert len(problems) == 1
     assert "the disk is full" in str(problems[0])
-    assert "in memory only" in str(history.problem)
+    assert "the disk is full" in str(history.problem)
     # A program that died now would have lost what could not be written, and nothing else.
     copy = case.folder.with_name("copy")
     shutil.copytree(case.folder, copy)
