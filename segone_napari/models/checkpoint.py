@@ -30,6 +30,7 @@ from segone_napari.models.network import NetworkConfig
 from segone_napari.models.segone import SegOneModel
 from segone_napari.models.text import TextTower
 from segone_napari.models.unet import UNetConfig, UNetModel
+from segone_napari.models.weights import disk_errors
 from segone_napari.runtime import BadCheckpoint
 
 FORMAT = 1
@@ -241,7 +242,8 @@ def _write_component(
     target = folder / name
     target.mkdir()
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(weights, target / "model.safetensors")
+    with disk_errors():
+        save_file(weights, target / "model.safetensors")
 
 
 def _read_component(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

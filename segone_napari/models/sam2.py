@@ -33,6 +33,7 @@ from segone_napari.models.checkpoint import (
     write_manifest,
 )
 from segone_napari.models.torchvision_ops import mend_torchvision
+from segone_napari.models.weights import disk_errors
 from segone_napari.runtime import BadCheckpoint
 
 TEACHER = "teacher"
@@ -256,7 +257,8 @@ def save_sam2(model: nn.Module, config: Sam2Config, manifest: Manifest, folder: 
             key: value.detach().to("cpu", torch.float16).contiguous()
             for key, value in model.state_dict().items()
         }
-        save_file(weights, temporary / "model.safetensors")
+        with disk_errors():
+            save_file(weights, temporary / "model.safetensors")
         (temporary / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
         write_manifest(manifest, temporary)
         temporary.chmod(0o755)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from segone_napari.models.torchvision_ops import mend_torchvision
+from segone_napari.models.weights import disk_errors
 from segone_napari.runtime import BadCheckpoint
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class TextTower(nn.Module):
         """
         dtype = torch.float16 if half else torch.float32
         weights = {k: v.detach().to("cpu", dtype) for k, v in self.model.state_dict().items()}
-        with _quietly():
+        with _quietly(), disk_errors():
             self.model.save_pretrained(folder, state_dict=weights)
             self.tokenizer.save_pretrained(folder)
 

@@ -31,6 +31,7 @@ from segone_napari.data.synthetic import (
 )
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.models.checkpoint import replace_folder, restore_folder
+from segone_napari.models.weights import disk_errors
 from segone_napari.runtime import BadInput, has_fast_bfloat16, keep_freed_memory
 from segone_napari.training.bookmarks import packed_optimizer, unpack_optimizer
 from segone_napari.training.optimizer import MuonAdamW
@@ -310,7 +311,8 @@ def _save_state(
     temporary = run / ".state-new"
     temporary.mkdir(parents=True, exist_ok=True)
     copies = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-    save_file(copies, temporary / "state.safetensors")
+    with disk_errors():
+        save_file(copies, temporary / "state.safetensors")
     document = asdict(state) | {"config": asdict(config)}
     (temporary / "state.json").write_text(json.dumps(document, indent=2) + "\n")
     replace_folder(temporary, run / "state")
