@@ -42,7 +42,7 @@ def know_units() -> None:
 def load_libraries() -> None:
     """Load what the first prompt and the first layer need; for a worker."""
     with garbage.while_loading():
-        as_prompts("brain")
+        as_prompts("brain; stones from the moon's far side")  # what isn't known takes most tables
         Labels(np.zeros((1, 1, 1), dtype=np.uint8))
         with suppress(ImportError):  # vispy keeps the dashes of lines that it has computed
             from vispy.visuals.line.dash_atlas import DashAtlas

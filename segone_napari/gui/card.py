@@ -33,6 +33,8 @@ LEAST_SEEN = 0.005
 """A change of Dice smaller than this is called none."""
 LEAST_LOSS = 0.01
 """What one structure known before must lose to be named."""
+LEAST_TOLD_S = 0.05
+"""A new term was refused before, in next to no time."""
 
 Kind = Literal["better", "no better", "lost", "not measured"]
 
@@ -174,7 +176,10 @@ def _held_back(card: Mapping[str, Any]) -> str:
         return ""
     if by == "patient":
         return "Measured on patients that it hadn't learnt from."
-    return "Measured on slices that it hadn't learnt from, of the same images."
+    return (
+        "Measured on slices that it hadn't learnt from, between others that you corrected; "
+        "on an image without corrections expect less."
+    )
 
 
 def _old(old: Mapping[str, Any] | None) -> str:
@@ -194,7 +199,8 @@ def _speed(old: Mapping[str, Any] | None) -> str:
     if old is None or "seconds_a_prompt_after" not in old:
         return ""
     now, before = old["seconds_a_prompt_after"], old["seconds_a_prompt_before"]
-    return f"One more prompt takes {now:.1f} s, before {before:.1f} s."
+    words = f"One more prompt takes {now:.1f} s"
+    return f"{words}, before {before:.1f} s." if before >= LEAST_TOLD_S else f"{words}."
 
 
 class CardWindow(QDialog):
