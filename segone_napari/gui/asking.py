@@ -240,8 +240,12 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         for layer in question.unfinished:  # what isn't there by now comes as a whole
             if layer not in self._viewer.layers:
                 self._turns.never_mind(layer)
+
+        def decide(history: EditHistory) -> list[Entry]:
+            return sorting.entries(history) if self._asked(number) else []  # cancelled meanwhile
+
         work.put(
-            sorting.entries,
+            decide,
             {layer.metadata["segone_name"]: layer for layer in question.unfinished},
             partial(self._finish, number, sorting),
             failed=partial(self._on_failed, number),

@@ -297,6 +297,21 @@ def test_row_accepted_while_an_answer_waits_stays_and_the_others_come(
     assert any("accepted and was kept" in words for _, words in notifications)
 
 
+def test_answer_that_is_cancelled_while_it_waits_changes_nothing(
+    qtbot, slow_worker, segmenter
+) -> None:
+    _, widget, gate, hold = slow_worker
+    ask_and_wait(qtbot, widget, "left ball")
+    hold()
+    ask(qtbot, widget, "right ball")
+    qtbot.waitUntil(lambda: len(segmenter.asked) == 2, timeout=PATIENCE_MS)
+    qtbot.wait(500)  # the answer is there, and waits
+    widget.cancel()
+    gate.set()
+    ask_and_wait(qtbot, widget, "left ball")
+    assert [row.name for row in widget._work.rows] == ["left ball"]
+
+
 def test_layer_of_the_same_name_that_is_not_ours_is_left_alone(qtbot, open_widget) -> None:
     viewer, widget = open_widget(head())
     theirs = viewer.add_labels(np.ones(viewer.layers[0].data.shape, np.uint8), name="left ball")
