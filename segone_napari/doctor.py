@@ -161,21 +161,36 @@ def _devices() -> Iterator[Finding]:
 
 
 def _checkpoints() -> Iterator[Finding]:
-    from segone_napari.models.checkpoint import BUNDLED, load_checkpoint
+    from segone_napari.models.checkpoint import BUNDLED
 
     folders = sorted(path for path in BUNDLED.glob("[!.]*") if path.is_dir())
     if not folders:
         yield Finding("problem", f"no trained checkpoint in {BUNDLED}", REINSTALL)
     for folder in folders:
         try:
-            _, vocabulary, manifest = load_checkpoint(folder)
+            what, created = _loaded(folder)
         except SegOneError as error:
             yield Finding("problem", f"checkpoint {folder.name}: {error}", REINSTALL)
             continue
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        classes = len(vocabulary.class_names) - 1
-        text = f"checkpoint {folder.name}: system {manifest.system}, {classes} structures"
-        yield Finding("ok", f"{text}, {size / 2**20:.1f} MiB, made {manifest.created[:10]}")
+        text = f"checkpoint {folder.name}: {what}, {size / 2**20:.1f} MiB, made {created[:10]}"
+        yield Finding("ok", text)
+
+
+def _loaded(folder: Path) -> tuple[str, str]:
+    """Load a checkpoint; say what it is, and when it was made."""
+    from segone_napari.models.checkpoint import load_checkpoint, read_manifest
+    from segone_napari.models.sam2 import TEACHER, load_sam2
+
+    manifest = read_manifest(folder)
+    if manifest.system == TEACHER:
+        load_sam2(folder)
+        return "a SAM2 for clicks and boxes", manifest.created
+    _, vocabulary, _ = load_checkpoint(folder)
+    return (
+        f"system {manifest.system}, {len(vocabulary.class_names) - 1} structures",
+        manifest.created,
+    )
 
 
 def _systems() -> Iterator[Finding]:

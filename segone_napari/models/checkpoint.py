@@ -77,7 +77,8 @@ def resolve_checkpoint(name: str | Path | None, system: str) -> Path:
     path = Path(name)
     folder = path if path.is_dir() else BUNDLED / path.name
     if not folder.is_dir():
-        bundled = ", ".join(sorted(p.name for p in BUNDLED.glob("*"))) or "none"
+        answering = [p.name for p in BUNDLED.glob("*") if (p / "vocabulary.json").is_file()]
+        bundled = ", ".join(sorted(answering)) or "none"
         raise BadCheckpoint(
             f"no checkpoint {str(name)!r}; give a checkpoint folder or a bundled one: {bundled}"
         )
@@ -179,16 +180,19 @@ def load_checkpoint(folder: Path) -> tuple[SegOneModel | UNetModel, Vocabulary, 
         If anything is missing, damaged, or doesn't fit together.
     """
     manifest = read_manifest(folder)
+    if manifest.system not in ("segone", "unet"):
+        raise BadCheckpoint(
+            f"{folder} belongs to the system {manifest.system!r}, which answers no prompts; give "
+            "a checkpoint of segone or unet"
+        )
     vocabulary = Vocabulary.load(folder / "vocabulary.json").brought_up_to_date()
     document, weights = _read_component(folder, "network")
     try:
         model: SegOneModel | UNetModel
         if manifest.system == "segone":
             model = SegOneModel(NetworkConfig(**document), TextTower.load(folder / "text"))
-        elif manifest.system == "unet":
-            model = UNetModel(UNetConfig(**document), vocabulary.class_names)
         else:
-            raise BadCheckpoint(f"{folder} belongs to an unknown system, {manifest.system!r}")
+            model = UNetModel(UNetConfig(**document), vocabulary.class_names)
         missing = model.load_state_dict(weights, strict=False).missing_keys
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadCheckpoint(f"the network in {folder} doesn't fit its config: {error}") from error

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segone_napari.data.slices import Head
 from segone_napari.data.synthetic import CEREBRUM_MM, centre_and_size, to_standard_size
-from segone_napari.volume import Box
+from segone_napari.volume import Box, Volume
 
 NARROWEST_BRAIN = 0.65
 """Least width of a whole brain as a share of its length; most have 0.7 to 0.85."""
@@ -25,6 +25,10 @@ EDGE_MM, CUT_FROM, REACHED_FROM = 4.0, 0.4, 0.1
 the edge cuts the head; the cerebrum too, where its own section there is larger than the other."""
 FOREGROUND = 0.12
 """What is brighter than this share of the bright end is no air."""
+AIR_SHARE = 0.1
+"""So much of what lies on an image's faces is at most as bright as air, of a cropped head too."""
+SMALLEST_BRIGHT = 0.01
+"""Images whose brightest voxel is less are scaled: what follows takes such numbers for nothing."""
 SETTLED_MM, SETTLED_SHARE = 2.0, 0.05
 """What moves a centre, or changes a size, by less makes no difference: positions in training are
 more than that off."""
@@ -32,6 +36,22 @@ MARGIN_MM = 14.0
 """What is looked at around the brain."""
 LEAST_VOXELS = 100
 """Less than this of a brain tells nothing about where it lies."""
+
+
+def with_air_at_zero(image: Volume) -> Volume:
+    """An image (i, j, k) whose air is dark, whatever its numbers are.
+
+    Where most of what lies on the image's faces is below zero, as after a shift or a scaling to
+    -1 … 1, air is moved to 0; numbers that are very small are made larger. Other images, those
+    with some negative voxels beside air of 0 too, stay as they are.
+    """
+    faces = [np.take(image.data, [0, -1], axis).ravel() for axis in range(3)]
+    air = min(0.0, float(np.quantile(np.concatenate(faces), AIR_SHARE)))
+    brightest = float(image.data.max()) - air
+    scale = 1.0 if brightest > SMALLEST_BRIGHT or brightest <= 0 else 1000 / brightest
+    if air == 0 and scale == 1:
+        return image
+    return image.with_data((image.data.astype(np.float64) - air).clip(0) * scale)
 
 
 def foreground_box(image: Tensor) -> Box:

@@ -60,6 +60,7 @@ from segone_napari.systems.finding import (
     is_cut_in_width,
     is_settled,
     largest_piece,
+    with_air_at_zero,
 )
 from segone_napari.systems.sharpening import SparseClasses, sharpen
 from segone_napari.volume import Grid, Volume
@@ -202,7 +203,10 @@ class SlicedSystem:
         """
         model, vocabulary, manifest = load_checkpoint(folder)
         if manifest.system != name:
-            raise BadCheckpoint(f"{folder} is a checkpoint of {manifest.system}, not of {name}")
+            raise BadCheckpoint(
+                f"{folder} is a checkpoint of {manifest.system}, not of {name}; "
+                f"add --system {manifest.system}, or give another"
+            )
         planes, pixel_mm = trained_on(manifest, folder)
         place = choose_device(device)
         return cls(
@@ -328,7 +332,7 @@ class SlicedSystem:
         if image not in self._located:
             progress(0, PROGRESS_STEPS)
             working = working_grid(image.grid, self.pixel_mm)
-            raw = to_working(image, working, self.device)
+            raw = to_working(with_air_at_zero(image), working, self.device)
             image_box = foreground_box(raw)
             bright = bright_end(raw[image_box][::2, ::2, ::2].reshape(1, 1, 1, -1)).squeeze()
             guess = first_centre(image_box, working.spacing)
@@ -415,7 +419,7 @@ class SlicedSystem:
             values, origin = classes[index]
             return to_native(values, working, native, FAINT, origin=origin)
 
-        brightness = canonical_tensor(image, self.device)
+        brightness = canonical_tensor(with_air_at_zero(image), self.device)
         brightness -= brightness.min().clamp_max(0)
         names = self.vocabulary.class_names
         return sharpen(brightness, native.spacing, names, probability, progress=progress)
@@ -484,9 +488,11 @@ class SlicedSystem:
 
 
 def _is_clear(encoded: EncodedHead, classes: Sequence[int]) -> bool:
-    """Whether what must look unlike its surroundings does so."""
+    """Whether a term that must look unlike its surroundings does so: lesions, but not the white
+    matter that they lie in.
+    """
     clear = {} if encoded.sharp is None else encoded.sharp.clear
-    return all(clear.get(index, 1.0) >= LEAST_CLEAR for index in classes)
+    return any(clear.get(index, 1.0) >= LEAST_CLEAR for index in classes)
 
 
 def trained_on(manifest: Manifest, folder: Path) -> tuple[tuple[str, ...], float]:

@@ -6,7 +6,8 @@ import torch
 
 from segone_napari.data.slices import Head
 from segone_napari.data.synthetic import CEREBRUM_MM
-from segone_napari.systems.finding import centred_on, largest_piece
+from segone_napari.systems.finding import centred_on, largest_piece, with_air_at_zero
+from segone_napari.volume import Volume
 
 SPACING = (2.0, 2.0, 2.0)
 TIMES = 0.95
@@ -91,3 +92,16 @@ def test_an_image_that_ends_below_a_whole_cerebrum_cuts_nothing_of_it(cerebrum):
     seen = Head(neck.float(), SPACING, (0.0, 0.0, 0.0), box)
     head = centred_on(seen, neck[box], cerebrum[box], box)
     assert np.abs(np.subtract(head.centre, MIDDLE)).max() <= 1
+
+
+@pytest.mark.parametrize("air", [0, -1024, -1.0])
+def test_air_is_moved_to_zero_only_where_it_is_not(air):
+    data = np.full((12, 12, 12), air, dtype=np.float32)
+    data[3:9, 3:9, 3:9] += 7
+    data[4, 4, 4] = air - 1  # as interpolation leaves beside an edge
+    image = Volume.from_affine(data, np.eye(4), "head")
+    moved = with_air_at_zero(image)
+    assert (moved is image) == (air == 0)
+    if air:
+        assert moved.data.min() == 0
+        assert moved.data.max() == pytest.approx(7)
