@@ -51,7 +51,8 @@ from segone_napari.project.versions import Versions
 from segone_napari.session import Session
 from segone_napari.systems.base import Told
 from segone_napari.training import promotion
-from segone_napari.training.finetune import FineTuneConfig, finetune
+from segone_napari.training.finetune import finetune
+from segone_napari.training.teaching import FineTuneConfig
 from segone_napari.volume import Volume
 
 PARTS = ("few", "whole", "same", "other", "curve", "accepted", "reader")

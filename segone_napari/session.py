@@ -175,7 +175,7 @@ class Session:
         """Look again at what the project says of an image, after new corrections of it."""
         if self.project is None or not isinstance(self.system, Teachable):
             return
-        from segone_napari.training.finetune import told_about
+        from segone_napari.training.cases import told_about
 
         self.system.tell(image, told_about(self.project, image, self.system.vocabulary))
 

@@ -137,9 +137,10 @@ def finetune(args: argparse.Namespace) -> int:
     from segone_napari.project import Project
     from segone_napari.training import finetune as training
     from segone_napari.training.jobs import Chronicle
+    from segone_napari.training.teaching import FineTuneConfig
 
     chosen = True if args.insist else False if args.only_measure else None
-    config = training.FineTuneConfig(
+    config = FineTuneConfig(
         minutes=args.minutes,
         steps=args.steps,
         teacher=None if args.no_teacher else args.teacher,

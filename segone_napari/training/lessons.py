@@ -1,6 +1,6 @@
 """Teaching a lesson: from corrected slices to a small network (`models.learnt`).
 
-Knows nothing of projects, checkpoints or files; `training.finetune` does.
+Knows nothing of projects, checkpoints or files; `training.teaching` does.
 
 Dimension key: x y z RAS axes of the lesson's grid, T terms, B batch, C channels, H W pixels.
 """

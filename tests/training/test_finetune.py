@@ -24,10 +24,11 @@ from segone_napari.project import ImageRef, NotSaved, Project
 from segone_napari.project.versions import Versions
 from segone_napari.runtime import BadInput, Cancelled
 from segone_napari.session import Session
-from segone_napari.training import finetune as training
 from segone_napari.training import jobs, lessons, promotion
-from segone_napari.training.finetune import FineTuneConfig, finetune
+from segone_napari.training.cases import read_cases
+from segone_napari.training.finetune import finetune
 from segone_napari.training.lessons import CantLearn
+from segone_napari.training.teaching import FineTuneConfig
 from tests.training import phantoms
 from tests.training.phantoms import TERM
 
@@ -247,7 +248,7 @@ def test_contradictory_corrections_are_named_and_the_later_counts(project, tmp_p
     path, mask = phantoms.save(tmp_path, 0)
     ref = ImageRef.of(formats.read(path), path)
     project.add_correction(TERM, ref, 1 - mask, axis=2, slices=(8,))
-    cases, remarks = training.read_cases(project, Session(device="cpu").system.vocabulary)
+    cases, remarks = read_cases(project, Session(device="cpu").system.vocabulary)
     assert any("the later one counts" in remark for remark in remarks)
     told = next(case for case in cases if case.patient == ref.checksum).told[TERM]
     np.testing.assert_array_equal(told.mask[:, :, 8], 1 - mask[:, :, 8])

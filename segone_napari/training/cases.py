@@ -1,0 +1,173 @@
+"""What a project's corrections say, read by image: the cases that a training learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from segone_napari.data import formats
+from segone_napari.data.vocabulary import Vocabulary
+from segone_napari.project import Correction, Project, merge_corrections
+from segone_napari.project.values import ImageRef
+from segone_napari.runtime import BadInput
+from segone_napari.systems.base import Told
+from segone_napari.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """All that a project's corrections say about one image.
+
+    Attributes
+    ----------
+    image : its voxels.
+    told : by canonical term, what a person corrected.
+    synonyms : by canonical term.
+    patient : whose image it is.
+    axes : the array axes along which slices were corrected; empty where all voxels were.
+    """
+
+    image: Volume
+    told: Mapping[str, Told]
+    synonyms: Mapping[str, tuple[str, ...]]
+    patient: str
+    axes: tuple[int, ...]
+
+
+def read_cases(project: Project, vocabulary: Vocabulary) -> tuple[list[Case], list[str]]:
+    """Read all corrections, by image; what can't be used is said in sentences and left out."""
+    found = project.corrections()
+    remarks = list(found.problems)
+    by_image: dict[str, list[Correction]] = {}
+    for correction in found.usable:
+        by_image.setdefault(correction.image.checksum, []).append(correction)
+    cases = []
+    for corrections in by_image.values():
+        try:
+            image = _read_image(project, corrections[0].image)
+        except BadInput as error:
+            remarks.append(str(error))
+            continue
+        case = _case(image, corrections, vocabulary, remarks)
+        if case is not None:
+            cases.append(case)
+    return cases, remarks
+
+
+def canonical(term: str, vocabulary: Vocabulary) -> str:
+    """The name that corrections of a term are collected under."""
+    match = vocabulary.match(term)
+    return match.term.canonical if match.term and match.how != "description" else term
+
+
+def told_about(project: Project, image: Volume, vocabulary: Vocabulary) -> Mapping[str, Told]:
+    """What a project's corrections say of one image, by canonical term; damaged ones left out."""
+    usable = project.corrections().usable
+    if not any(one.image.grid.is_same_as(image.grid) for one in usable):
+        return {}
+    ref = ImageRef.of(image)
+    case = _case(image, [c for c in usable if c.image.is_same_as(ref)], vocabulary, [])
+    return {} if case is None else case.told
+
+
+def _case(
+    image: Volume, corrections: Sequence[Correction], vocabulary: Vocabulary, remarks: list[str]
+) -> Case | None:
+    by_term: dict[str, list[Correction]] = {}
+    for correction in corrections:
+        by_term.setdefault(canonical(correction.term, vocabulary), []).append(correction)
+    told, synonyms = {}, {}
+    for term, same in by_term.items():
+        readable = [replace(c, term=term) for c in same if _is_readable(c, remarks)]
+        if not readable:
+            continue
+        told[term] = Told(*merge_corrections(readable))
+        remarks.extend(_contradictions(readable))
+        synonyms[term] = tuple(dict.fromkeys(s for c in readable for s in c.synonyms))
+    if not told:
+        return None
+    axes = {c.axis for c in corrections if c.axis is not None}
+    patient = next((c.patient for c in corrections if c.patient), corrections[0].image.checksum)
+    return Case(image, told, synonyms, patient, tuple(sorted(axes)))
+
+
+def _is_readable(correction: Correction, remarks: list[str]) -> bool:
+    try:
+        correction.mask()
+    except BadInput as error:
+        remarks.append(str(error))
+        return False
+    return True
+
+
+def _contradictions(corrections: Sequence[Correction]) -> list[str]:
+    """Say where corrections of one term and image disagree; the later one counts."""
+    sentences = []
+    for earlier, later in pairwise(corrections):
+        both = earlier.known() & later.known()
+        voxels = int(np.count_nonzero((earlier.mask() != later.mask()) & both))
+        if voxels:
+            sentences.append(
+                f"corrections {earlier.id} and {later.id} of {later.term!r} differ in {voxels} "
+                f"voxels; the later one counts"
+            )
+    return sentences
+
+
+def _read_image(project: Project, ref: ImageRef) -> Volume:
+    """Find the image that was corrected. Raises BadInput if it is gone or another by now."""
+    kept = project.kept_image(ref)
+    if kept is not None:
+        return kept
+    again = "open the image again and correct it there"
+    if ref.path is None:
+        raise BadInput(f"the image {ref.name!r} of a correction was not kept; {again}")
+    try:
+        image = formats.read(ref.path, volume=ref.volume_index, series=ref.series)
+    except (BadInput, OSError) as error:
+        raise BadInput(f"a corrected image can't be read: {error}") from error
+    if not ImageRef.of(image).is_same_as(ref):
+        raise BadInput(f"{ref.path} is another image than the one that was corrected; {again}")
+    return image
+
+
+def nothing_to_learn(project: Project) -> str:
+    """What to say where there is no correction that can be used."""
+    return (
+        f"{project.folder} has no corrections to learn from; correct some slices in the app, "
+        "or give a mask with 'segone correct'."
+    )
+
+
+def terms_of(cases: Sequence[Case]) -> set[str]:
+    """The terms that were corrected."""
+    return {term for case in cases for term in case.told}
+
+
+def with_terms(vocabulary: Vocabulary, cases: Sequence[Case]) -> Vocabulary:
+    """Let a vocabulary know the terms that are new, and their synonyms."""
+    for case in cases:
+        for term, synonyms in case.synonyms.items():
+            if vocabulary.match(term).term is None or any(
+                entry.name == term for entry in vocabulary.learnt
+            ):
+                vocabulary = vocabulary.with_term(term, synonyms)
+    return vocabulary
+
+
+def group_by_image(cases: Sequence[Case]) -> list[set[str]]:
+    """Terms that were corrected on the same images, directly or by way of others."""
+    groups: list[set[str]] = []
+    for case in cases:
+        joined = set(case.told)
+        apart = []
+        for group in groups:
+            if group & joined:
+                joined |= group
+            else:
+                apart.append(group)
+        groups = [*apart, joined]
+    return groups
