@@ -10,7 +10,7 @@ slices, C channels, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -120,7 +120,7 @@ def is_head(head: Head) -> bool:
     return all(mm > least for mm, least in zip(extents, (100.0, 120.0, 70.0), strict=True))
 
 
-def centre_of(image: Volume, seen: Seen, grid: Grid, *, in_head: bool) -> tuple[Point, Point]:
+def centre_of(seen: Seen, grid: Grid, *, in_head: bool) -> tuple[Point, Point]:
     """Where a scene's positions count from, in voxels of `grid`, and what stretches them."""
     if not in_head:
         x, y, z = ((n - 1) / 2 for n in grid.shape)
@@ -140,7 +140,7 @@ def make_scene(
     if config.in_head and not is_head(seen.head):
         return None
     grid = working_grid(image.grid, config.pixel_mm)
-    centre, stretch = centre_of(image, seen, grid, in_head=config.in_head)
+    centre, stretch = centre_of(seen, grid, in_head=config.in_head)
     sides = []
     for axis in range(3):
         first, last = config.box_mm[axis]
@@ -213,11 +213,15 @@ def _base_logits(
 # --- what was drawn -----------------------------------------------------------------------------
 
 
-def told_on(scene: Scene, native: Grid, by_term: Sequence[Told]) -> tuple[Tensor, Tensor]:
+def told_on(
+    scene: Scene, native: Grid, terms: Sequence[str], by_term: Mapping[str, Told]
+) -> tuple[Tensor, Tensor]:
     """Bring corrections of each term to a scene: truth and known, (T, x, y, z) bool in its box."""
     truths, knowns = [], []
     device = scene.image.device
-    for told in by_term:
+    nothing = np.zeros(native.shape, dtype=np.uint8)
+    unknown = Told(nothing, nothing.astype(bool))
+    for told in (by_term.get(term, unknown) for term in terms):
         known = to_working(Volume(told.known.astype(np.uint8), native), scene.grid, device)
         inside = told.mask * told.known
         share = to_working(Volume(inside.astype(np.uint8), native), scene.grid, device)

@@ -140,11 +140,13 @@ class TaughtSystem(SlicedSystem):
 
     def lesson_of(self, term: str, image: Volume) -> Lesson | None:
         """The lesson that answers a canonical term on an image, the latest one, or None."""
-        for lesson in reversed(self.lessons):
-            if term in lesson.config.terms:
-                is_told = term in self._told.get(image, {})
-                return lesson if is_told or lesson.config.is_general(term) else None
-        return None
+        lesson = self._latest_on(term)
+        if lesson is None or lesson.config.is_general(term):
+            return lesson
+        return lesson if term in self._told.get(image, {}) else None
+
+    def _latest_on(self, term: str) -> Lesson | None:
+        return next((one for one in reversed(self.lessons) if term in one.config.terms), None)
 
     def _has_lesson(self, image: Volume, prompt: str) -> bool:
         term = self.vocabulary.match(prompt).term
@@ -220,27 +222,35 @@ class TaughtSystem(SlicedSystem):
             own = self.scene(encoded, lesson)
             if own is None:
                 return NOTHING
-            drawn = self._drawn(encoded, lesson, own)
+            drawn = _drawn(lesson, own, encoded.grid, told or {})
             encoded.looked[number] = told, own, taught.look(lesson, own, drawn)
         _, scene, probability = encoded.looked[number]
         return taught.on_image(probability[lesson.config.terms.index(term)], scene, encoded.grid)
 
     @torch.inference_mode()
-    def answer_in(self, encoded: TaughtHead, term: str, scene: taught.Scene) -> Tensor:
-        """Probability (x, y, z) of a canonical term in a scene's box, as `segment` would answer.
+    def answer_in(
+        self, encoded: TaughtHead, term: str, scene: taught.Scene, told: Mapping[str, Told]
+    ) -> Tensor:
+        """Probability (x, y, z) of a canonical term in a scene's box, on the scene's device.
 
-        What a person told of the image is not looked at. On the scene's device.
+        It is the answer that `segment` would give of an image that was corrected: the term's own
+        lesson counts where there is one, and is shown the corrected slices.
+
+        Parameters
+        ----------
+        told : what a person corrected in the image, by canonical term, in place of what the
+            system was told; it is looked at, but isn't itself the answer.
         """
-        assert encoded.image is not None
-        lesson = self.lesson_of(term, encoded.image)
+        lesson = self._latest_on(term)
         if lesson is None:
             source = self.class_map(encoded, term, scene.grid)
         else:
             own = self.scene(encoded, lesson)
             if own is None:
                 return torch.zeros_like(scene.image)
+            drawn = _drawn(lesson, own, encoded.grid, told)
             place = lesson.config.terms.index(term)
-            source = taught.on_image(taught.look(lesson, own, {})[place], own, scene.grid)
+            source = taught.on_image(taught.look(lesson, own, drawn)[place], own, scene.grid)
         return taught.pasted(source, scene.box, scene.image.device).float()
 
     def scene(self, encoded: TaughtHead, lesson: Lesson) -> taught.Scene | None:
@@ -268,17 +278,6 @@ class TaughtSystem(SlicedSystem):
         i, j, k = (slice(0, n) for n in grid.shape)
         return (i, j, k), sampled
 
-    def _drawn(
-        self, encoded: TaughtHead, lesson: Lesson, scene: taught.Scene
-    ) -> dict[str, taught.Drawn]:
-        told = {} if encoded.image is None else self._told.get(encoded.image, {})
-        if not told.keys() & set(lesson.config.terms):
-            return {}
-        nothing = np.zeros(encoded.grid.shape, dtype=np.uint8)
-        by_term = [told.get(t, Told(nothing, nothing.astype(bool))) for t in lesson.config.terms]
-        truth, known = taught.told_on(scene, encoded.grid, by_term)
-        return {plane: taught.drawn_slices(truth, known, plane) for plane in lesson.config.planes}
-
     def _warnings(self, encoded: TaughtHead, term: Term, *, found: bool) -> tuple[str, ...]:
         """Sentences that a person must see beside the answer."""
         assert encoded.image is not None
@@ -298,6 +297,16 @@ class TaughtSystem(SlicedSystem):
         if not bool(probability.sum() > 0):
             return ()
         return self._side_warnings(encoded, term, probability, origin)
+
+
+def _drawn(
+    lesson: Lesson, scene: taught.Scene, native: Grid, told: Mapping[str, Told]
+) -> dict[str, taught.Drawn]:
+    """By plane, the corrected slices that a lesson is shown."""
+    if not told.keys() & set(lesson.config.terms):
+        return {}
+    truth, known = taught.told_on(scene, native, lesson.config.terms, told)
+    return {plane: taught.drawn_slices(truth, known, plane) for plane in lesson.config.planes}
 
 
 def _check_lessons(lessons: Sequence[Lesson], vocabulary: Vocabulary, folder: Path) -> None:

@@ -25,6 +25,7 @@ class Case:
     ----------
     image : its voxels.
     told : by canonical term, what a person corrected.
+    new : of that, what the version in use hasn't learnt from.
     synonyms : by canonical term.
     patient : whose image it is.
     axes : the array axes along which slices were corrected; empty where all voxels were.
@@ -32,26 +33,31 @@ class Case:
 
     image: Volume
     told: Mapping[str, Told]
+    new: Mapping[str, Told]
     synonyms: Mapping[str, tuple[str, ...]]
     patient: str
     axes: tuple[int, ...]
 
 
-def read_cases(project: Project, vocabulary: Vocabulary) -> tuple[list[Case], list[str]]:
-    """Read all corrections, by image; what can't be used is said in sentences and left out."""
+def read_cases(
+    project: Project, vocabulary: Vocabulary, learnt_at: str = ""
+) -> tuple[list[Case], list[str]]:
+    """Read all corrections, by image; what can't be used is said in sentences and left out.
+
+    Parameters
+    ----------
+    learnt_at : ISO time, UTC, when the version in use learnt; empty if it never did.
+    """
     found = project.corrections()
     remarks = list(found.problems)
-    by_image: dict[str, list[Correction]] = {}
-    for correction in found.usable:
-        by_image.setdefault(correction.image.checksum, []).append(correction)
     cases = []
-    for corrections in by_image.values():
+    for corrections in _by_image(found.usable):
         try:
             image = _read_image(project, corrections[0].image)
         except BadInput as error:
             remarks.append(str(error))
             continue
-        case = _case(image, corrections, vocabulary, remarks)
+        case = _case(image, corrections, vocabulary, remarks, learnt_at)
         if case is not None:
             cases.append(case)
     return cases, remarks
@@ -73,25 +79,43 @@ def told_about(project: Project, image: Volume, vocabulary: Vocabulary) -> Mappi
     return {} if case is None else case.told
 
 
+def _by_image(corrections: Sequence[Correction]) -> list[list[Correction]]:
+    """The same voxels in another place are another image."""
+    groups: list[list[Correction]] = []
+    for correction in corrections:
+        same = next((g for g in groups if g[0].image.is_same_as(correction.image)), None)
+        if same is None:
+            groups.append([correction])
+        else:
+            same.append(correction)
+    return groups
+
+
 def _case(
-    image: Volume, corrections: Sequence[Correction], vocabulary: Vocabulary, remarks: list[str]
+    image: Volume,
+    corrections: Sequence[Correction],
+    vocabulary: Vocabulary,
+    remarks: list[str],
+    learnt_at: str = "",
 ) -> Case | None:
     by_term: dict[str, list[Correction]] = {}
     for correction in corrections:
         by_term.setdefault(canonical(correction.term, vocabulary), []).append(correction)
-    told, synonyms = {}, {}
+    told, new, synonyms = {}, {}, {}
     for term, same in by_term.items():
         readable = [replace(c, term=term) for c in same if _is_readable(c, remarks)]
         if not readable:
             continue
         told[term] = Told(*merge_corrections(readable))
+        if since := [c for c in readable if c.created > learnt_at]:
+            new[term] = Told(*merge_corrections(since))
         remarks.extend(_contradictions(readable))
         synonyms[term] = tuple(dict.fromkeys(s for c in readable for s in c.synonyms))
     if not told:
         return None
     axes = {c.axis for c in corrections if c.axis is not None}
     patient = next((c.patient for c in corrections if c.patient), corrections[0].image.checksum)
-    return Case(image, told, synonyms, patient, tuple(sorted(axes)))
+    return Case(image, told, new, synonyms, patient, tuple(sorted(axes)))
 
 
 def _is_readable(correction: Correction, remarks: list[str]) -> bool:

@@ -112,7 +112,7 @@ def _finetune(
     report("reading corrections", 0.0)
     folder = resolve_checkpoint(versions.folder_of(versions.used()), "segone")
     before = _load(folder, config)
-    cases, remarks = read_cases(project, before.vocabulary)
+    cases, remarks = read_cases(project, before.vocabulary, _learnt_at(folder))
     if not cases:
         raise BadInput(" ".join([nothing_to_learn(project), *remarks]))
     vocabulary = with_terms(before.vocabulary, cases)
@@ -148,7 +148,7 @@ def _finetune(
     # 3. A version of its own, then its card, then perhaps to use.
     report("saving", 0.86)
     lessons = _joined(before.lessons, [each.lesson for each in learnt])
-    manifest = _manifest(folder, before, project, cases, config, started)
+    manifest = _manifest(folder, cases, config, started)
     with _scratch(versions) as scratch:
         candidate = scratch / "version"
         _save(before, vocabulary, manifest, candidate, lessons)
@@ -172,6 +172,11 @@ def _finetune(
     project.log("train", version=number, used=is_used, terms=sorted({*terms_of(cases)}))
     report("done", 1.0)
     return Outcome(number, is_used, card)
+
+
+def _learnt_at(folder: Path) -> str:
+    """When a version learnt from corrections, as `Correction.created` says it; or empty."""
+    return str(read_manifest(folder).training.get("corrections", {}).get("started", ""))
 
 
 def _key(project: Project, config: FineTuneConfig, system: SegOne) -> str:
@@ -212,12 +217,7 @@ def _save(
 
 
 def _manifest(
-    folder: Path,
-    system: SegOne,
-    project: Project,
-    cases: Sequence[Case],
-    config: FineTuneConfig,
-    started: datetime,
+    folder: Path, cases: Sequence[Case], config: FineTuneConfig, started: datetime
 ) -> Manifest:
     """What the new checkpoint says of itself: how much was learnt from, but not from whom."""
     parent = read_manifest(folder)

@@ -21,7 +21,6 @@ from segone_napari.data.vocabulary import BACKGROUND, Vocabulary
 from segone_napari.models.learnt import GENERAL_FROM, Lesson, LessonConfig
 from segone_napari.runtime import BadInput
 from segone_napari.systems import lessons as taught
-from segone_napari.systems.base import Told
 from segone_napari.systems.segone import SegOne
 from segone_napari.training import proposals
 from segone_napari.training.bookmarks import Bookmarks
@@ -94,26 +93,6 @@ class Taught:
     remarks: list[str]
 
 
-def _calmer(learn: LearnConfig) -> LearnConfig:
-    """To go on with what has been learnt."""
-    return replace(learn, learning_rate=learn.learning_rate / 2)
-
-
-def _with_proposals(examples: Sequence[Example], proposed: Sequence[Example]) -> list[Example]:
-    """All that a person drew, and what was proposed where nobody drew."""
-    out = []
-    for whole, more in zip(examples, proposed, strict=True):
-        free = whole.weight == 0
-        out.append(
-            replace(
-                whole,
-                truth=torch.where(free, more.truth, whole.truth),
-                weight=torch.where(free, more.weight, whole.weight),
-            )
-        )
-    return out
-
-
 def teach(
     system: SegOne,
     terms: Sequence[str],
@@ -135,12 +114,13 @@ def teach(
             f"the corrections of {', '.join(terms)} mark no whole slice; "
             "correct at least one slice, then train again"
         )
-    kept, held, kind = hold_back(examples, slices, config.seed)
+    new = _not_learnt_yet(examples, members, lesson_config)
+    kept, held, kind = hold_back(examples, slices, new, config.seed)
     lesson = new_lesson(lesson_config, config.seed)
     start_from_base(lesson.network, examples, kept)
     steps = config.steps or _steps_for(lesson_config, len(slices))
-    seen = without(examples, held) if kind == "slice" else examples
-    check = held_back_check(lesson_config, seen, examples, held) if held else None
+    shown = seen = without(examples, held)
+    check = held_back_check(lesson_config, shown, examples, held) if held else None
     # one patient's few slices are soon learnt by heart: what saw fewer of them is no good start
     anew = kind == "slice" and bool(held)
     first = 1.0 if not held else 0.5 if anew else 0.7
@@ -183,7 +163,6 @@ def teach(
                 steps=max(1, steps // 2), check=check,
             )  # fmt: skip
     # 3. Measured, and then taught what was held back as well.
-    shown = without(examples, held) if kind == "slice" else examples
     measured = measure(system, lesson, examples, shown, members, held, kind) if held else []
     if held:
         if anew:
@@ -197,13 +176,6 @@ def teach(
             steps=max(1, best, steps // 2) if anew else max(1, round(steps * 0.4)),
         )  # fmt: skip
     return Taught(lesson, measured, trust, len(more), remarks)
-
-
-def _steps_for(lesson: LessonConfig, slices: int) -> int:
-    """How many steps so many slices ask for."""
-    if lesson.patients == 1:
-        return min(400, 120 + 15 * slices)
-    return min(MOST_STEPS, 1000 + 50 * slices)
 
 
 def plan_lesson(system: SegOne, terms: Sequence[str], members: Sequence[Member]) -> LessonConfig:
@@ -234,6 +206,55 @@ def plan_lesson(system: SegOne, terms: Sequence[str], members: Sequence[Member])
     )
 
 
+def _example(system: SegOne, config: LessonConfig, member: Member) -> Example | None:
+    case, seen = member
+    scene = system.scene(seen, Lesson(config, new_lesson(config, 0).network))
+    if scene is None:
+        return None
+    scene = scene.to(torch.device("cpu"))
+    truth, known = taught.told_on(scene, case.image.grid, config.terms, case.told)
+    drawn = {plane: taught.drawn_slices(truth, known, plane) for plane in config.planes}
+    return Example(scene, truth.half(), known.half(), drawn, case.patient)
+
+
+def _not_learnt_yet(
+    examples: Sequence[Example], members: Sequence[Member], lesson: LessonConfig
+) -> set[Slice]:
+    """The slices that were corrected after the version in use learnt."""
+    since = []
+    for example, (case, _) in zip(examples, members, strict=True):
+        _, known = taught.told_on(example.scene, case.image.grid, lesson.terms, case.new)
+        since.append(replace(example, weight=known.half()))
+    return set(slices_of(since, lesson.planes))
+
+
+def _steps_for(lesson: LessonConfig, slices: int) -> int:
+    """How many steps so many slices ask for."""
+    if lesson.patients == 1:
+        return min(400, 120 + 15 * slices)
+    return min(MOST_STEPS, 1000 + 50 * slices)
+
+
+def _calmer(learn: LearnConfig) -> LearnConfig:
+    """To go on with what has been learnt."""
+    return replace(learn, learning_rate=learn.learning_rate / 2)
+
+
+def _with_proposals(examples: Sequence[Example], proposed: Sequence[Example]) -> list[Example]:
+    """All that a person drew, and what was proposed where nobody drew."""
+    out = []
+    for whole, more in zip(examples, proposed, strict=True):
+        free = whole.weight == 0
+        out.append(
+            replace(
+                whole,
+                truth=torch.where(free, more.truth, whole.truth),
+                weight=torch.where(free, more.weight, whole.weight),
+            )
+        )
+    return out
+
+
 def _is_known(term: str, vocabulary: Vocabulary) -> bool:
     """Whether the base model itself answers a term."""
     match = vocabulary.match(term).term
@@ -259,7 +280,7 @@ def _extent_mm(
     lows, highs = [], []
     for case, seen in members:
         grid = working_grid(case.image.grid, pixel_mm)
-        centre, stretch = taught.centre_of(case.image, seen, grid, in_head=in_head)
+        centre, stretch = taught.centre_of(seen, grid, in_head=in_head)
         to_voxel = np.linalg.inv(grid.affine) @ case.image.affine
         told = [case.told[t] for t in terms if t in case.told]
         masks = [t.mask if t.mask.any() else t.known for t in told]
@@ -287,16 +308,3 @@ def _context(system: SegOne, members: Sequence[Member]) -> tuple[str, ...]:
                 totals[name] = totals.get(name, 0.0) + share / len(members)
     most = sorted(totals, key=lambda name: -totals[name])[:CONTEXT_CLASSES]
     return tuple(name for name in most if totals[name] > 0.02)
-
-
-def _example(system: SegOne, config: LessonConfig, member: Member) -> Example | None:
-    case, seen = member
-    scene = system.scene(seen, Lesson(config, new_lesson(config, 0).network))
-    if scene is None:
-        return None
-    scene = scene.to(torch.device("cpu"))
-    nothing = np.zeros(case.image.grid.shape, dtype=np.uint8)
-    by_term = [case.told.get(term, Told(nothing, nothing.astype(bool))) for term in config.terms]
-    truth, known = taught.told_on(scene, case.image.grid, by_term)
-    drawn = {plane: taught.drawn_slices(truth, known, plane) for plane in config.planes}
-    return Example(scene, truth.half(), known.half(), drawn, case.patient)
