@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from segone_napari.project import corrections
 from segone_napari.project.case import Case, read_case
 from segone_napari.project.corrections import Correction, Corrections
-from segone_napari.project.journal import why_not_saved, write_whole
+from segone_napari.project.journal import append_lines, why_not_saved, write_whole
 from segone_napari.project.values import ImageRef
 from segone_napari.runtime import BadInput
 from segone_napari.volume import Volume
@@ -161,10 +160,7 @@ class Project:
         line = json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n"
         try:
             self._begin()
-            with path.open("ab") as stream:
-                stream.write(line if _ends_a_line(path) else b"\n" + line)
-                stream.flush()
-                os.fsync(stream.fileno())
+            append_lines(path, line)
         except OSError as error:
             raise why_not_saved(path, error) from error
 
@@ -204,14 +200,6 @@ class Project:
                 f"{self.folder} has format version {version!r} and this program reads {FORMAT}; "
                 "update segone-napari"
             )
-
-
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as stream:
-        if not stream.seek(0, os.SEEK_END):
-            return True
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) == b"\n"
 
 
 def _slug(name: str) -> str:

@@ -186,6 +186,24 @@ def write_whole(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def append_lines(path: Path, lines: bytes) -> None:
+    """Add whole lines to a file on the disk; one that was torn there is ended first.
+
+    Raises
+    ------
+    OSError
+        If the disk refuses; a part of the lines may then be there.
+    """
+    with path.open("ab+") as stream:
+        if stream.tell():
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":
+                lines = b"\n" + lines
+        stream.write(lines)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Bring a folder's list of names to the disk, where the system can do that."""
     if os.name == "nt":

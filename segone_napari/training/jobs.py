@@ -159,14 +159,14 @@ class TrainingJob:
     def _new_events(self) -> list[Event]:
         """What was written since the last call, by this training and by no other."""
         data = _bytes_of(self.folder / PROGRESS)
-        lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
-        name = _job_in(lines[0]) if lines else ""
+        data = data[: data.rfind(b"\n") + 1]
+        name = _job_in(data)
         if name != self._name:
             if self._process is not None:
                 return []  # an earlier training's
             self._name, self._read = name, 0
-        first, self._read = self._read, sum(map(len, lines))
-        return [json.loads(line) for line in data[first : self._read].splitlines()]
+        first, self._read = self._read, len(data)
+        return _events_in(data[first:])
 
     @property
     def _log(self) -> Path:
@@ -206,12 +206,21 @@ def _bytes_of(path: Path) -> bytes:
 
 def _name_of_running(folder: Path) -> str:
     """Which job wrote the events of a ``training`` folder; empty where none has begun."""
-    first, end, _ = _bytes_of(folder / PROGRESS).partition(b"\n")
-    return _job_in(first) if end else ""
+    data = _bytes_of(folder / PROGRESS)
+    return _job_in(data[: data.rfind(b"\n") + 1])
 
 
-def _job_in(line: bytes) -> str:
-    return str(json.loads(line).get("job", ""))
+def _job_in(lines: bytes) -> str:
+    return next((str(e["job"]) for e in _events_in(lines) if e["event"] == "started"), "")
+
+
+def _events_in(lines: bytes) -> list[Event]:
+    """The events that can be read; a line was torn where the disk was full for a moment."""
+    events = []
+    for line in lines.splitlines():
+        with suppress(ValueError):
+            events.append(json.loads(line))
+    return events
 
 
 def is_training(project: str | Path) -> bool:
@@ -234,6 +243,7 @@ class Chronicle:
         self.job = os.environ.get(JOB_VARIABLE, "") or secrets.token_hex(6)
         self._tell = tell
         self._has_begun = False
+        self._unwritten = b""
         self._last = (-1.0, "")
         self._learning_from: tuple[float, float] | None = None
 
@@ -273,15 +283,19 @@ class Chronicle:
         return round((time.monotonic() - since) * (1 - share) / (share - first), 1)
 
     def write(self, event: Event) -> None:
-        """Add an event. A disk that is full doesn't end the training: it is only not watched.
+        """Add an event. A disk that is full doesn't end the training: events wait until it isn't.
 
         Before it began the events in the folder are another training's.
         """
+        from segone_napari.project.journal import append_lines
+
         self._tell(event)
         if not self._has_begun:
             return
-        with suppress(OSError), (self.folder / PROGRESS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(event) + "\n")
+        self._unwritten += json.dumps(event).encode() + b"\n"
+        with suppress(OSError):
+            append_lines(self.folder / PROGRESS, self._unwritten)
+            self._unwritten = b""
 
 
 def follow(job: TrainingJob, every_s: float = 0.2) -> Iterator[Event]:
