@@ -61,7 +61,7 @@ def correct(args: argparse.Namespace) -> int:
 
     slices = None if args.slices is None else _slices(args.slices)
     image = formats.read(args.image, volume=args.volume, series=args.series)
-    mask = formats.read(args.mask)
+    mask = formats.read(args.mask, may_be_empty=True)
     check_grid(image, mask, args.mask)
     project = Project(args.project)
     ref = ImageRef.of(image, args.image, volume_index=args.volume, series=args.series)

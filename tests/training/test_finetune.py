@@ -20,7 +20,7 @@ from safetensors import safe_open
 from segone_napari import cli
 from segone_napari.data import formats
 from segone_napari.models import checkpoint
-from segone_napari.project import ImageRef, NotSaved, Project
+from segone_napari.project import ImageRef, NotSaved, Project, journal
 from segone_napari.project.versions import Versions
 from segone_napari.runtime import BadInput, Cancelled
 from segone_napari.session import Session
@@ -292,6 +292,19 @@ def test_the_command_line_keeps_slices_of_a_mask(tmp_path, capsys):
     np.testing.assert_array_equal(kept.mask()[:, :, 8], mask[:, :, 8])
 
 
+def test_the_command_line_keeps_that_it_is_not_there(tmp_path, capsys):
+    path, mask = phantoms.save(tmp_path, 0)
+    file = tmp_path / "mask.nii.gz"
+    formats.write(phantoms.phantom(0)[0].with_data(np.zeros_like(mask)), file)
+    assert (
+        cli.main(["correct", str(tmp_path / "p"), str(path), "-p", TERM, "--mask", str(file)]) == 0
+    )
+    assert f"no {TERM!r} in all slices" in capsys.readouterr().out
+    (kept,) = Project(tmp_path / "p").corrections().usable
+    assert kept.known().all()
+    assert not kept.mask().any()
+
+
 # --- faults -------------------------------------------------------------------------------------
 
 
@@ -389,6 +402,27 @@ def test_a_second_training_of_the_same_project_is_refused(project):
 
     with pytest.raises(Cancelled):
         finetune(project, QUICK, again)
+
+
+def test_a_line_torn_while_the_disk_was_full_loses_no_other_event(tmp_path, monkeypatch):
+    said = jobs.Chronicle(tmp_path)
+    said.folder.mkdir()
+    said.begin()
+    whole = said.folder / "progress.jsonl"
+    add = journal.append_lines
+
+    def full(path, lines):
+        add(path, lines[:20])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "append_lines", full)
+        said.progress("learning", 0.5)
+    assert not whole.read_bytes().endswith(b"\n")
+    said.write({"event": "done", "version": 1, "used": False, "card": {}})
+    for _ in range(2):
+        events = jobs.TrainingJob(tmp_path).events()
+        assert [event["event"] for event in events] == ["started", "progress", "done"]
 
 
 # --- in a process of its own --------------------------------------------------------------------
