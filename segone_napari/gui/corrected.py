@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segone_napari.data import formats
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.gui.layers import LayerImage
 from segone_napari.project import (
@@ -25,6 +24,8 @@ from segone_napari.project import (
     merge_corrections,
 )
 from segone_napari.runtime import BadInput
+from segone_napari.training.cases import image_in_file
+from segone_napari.training.patients import patient_of
 
 _NUMBERED = re.compile(r" \(\d+\)$")  # a second mask of the same structure, opened from a file
 
@@ -200,8 +201,11 @@ def keep(folder: Path, source: Source, synonyms: Mapping[str, Sequence[str]] | N
         for one in said
         if not _is_known(one, [c for c in here if c.term == one.term], (synonyms or {}))
     ]
-    if new and _needs_keeping(source):
+    if not new:
+        return 0
+    if not _can_be_read_again(source.reference):
         project.keep_image(source.values.volume, source.reference)
+    patient = patient_of(project, source.reference)
     for one in new:
         project.add_correction(
             one.term,
@@ -210,6 +214,7 @@ def keep(folder: Path, source: Source, synonyms: Mapping[str, Sequence[str]] | N
             axis=one.axis,
             slices=one.slices,
             synonyms=tuple((synonyms or {}).get(one.term, ())),
+            patient=patient,
         )
     return len(new)
 
@@ -256,12 +261,13 @@ def _is_known(
     return bool(known[where].all() and np.array_equal(mask[where], said.mask[where] != 0))
 
 
-def _needs_keeping(source: Source) -> bool:
-    """Whether the image can't be read again from its file as it is here."""
-    path = source.reference.path
-    if path is None or not path.exists() or not source.values.is_placed:
-        return True
-    return not formats.says_orientation(source.values.volume)
+def _can_be_read_again(image: ImageRef) -> bool:
+    """Whether its file holds the image as it was corrected: a layer's voxels can be replaced."""
+    try:
+        image_in_file(image)
+    except BadInput:
+        return False
+    return True
 
 
 # --- counting it --------------------------------------------------------------------------------

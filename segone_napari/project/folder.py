@@ -6,6 +6,7 @@
     PROJECT/cases/NAME-CHECKSUM/     the work on one image, see `segone_napari.project.case`
     PROJECT/set_aside/               cases that a person didn't want to go on with
     PROJECT/corrections/0001/        one correction: its facts and its voxels
+    PROJECT/salt                     random bytes that go into patients' pseudonyms
     PROJECT/images/CHECKSUM.npz      images that were corrected and have no file of their own
     PROJECT/checkpoints/             versions of the model
     PROJECT/log.jsonl                who asked what of which image with which checkpoint
@@ -13,8 +14,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import secrets
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -33,6 +36,8 @@ from segone_napari.runtime import BadInput
 from segone_napari.volume import Volume
 
 FORMAT = 1
+
+_ROUNDS = 200_000  # a tenth of a second
 
 
 class Project:
@@ -114,6 +119,25 @@ class Project:
             return found
         usable = tuple(one for one in found.usable if one.term == term)
         return Corrections(usable, found.problems)
+
+    def pseudonym(self, name: str) -> str:
+        """A word for somebody, always the same in this project and another one in any other.
+
+        Raises
+        ------
+        NotSaved
+            If the project's salt can't be written.
+        """
+        path = self.folder / "salt"
+        try:
+            self._begin()
+            if not path.exists():
+                write_whole(path, secrets.token_bytes(16))
+            salt = path.read_bytes()
+        except OSError as error:
+            raise why_not_saved(path, error) from error
+        # slow and short: who has the folder tries all patients' numbers in vain
+        return hashlib.pbkdf2_hmac("sha256", name.encode(), salt, _ROUNDS, dklen=3).hex()
 
     def keep_image(self, volume: Volume, image: ImageRef) -> Path:
         """Keep the voxels of an image that has no file, so that its corrections can be used.

@@ -27,7 +27,7 @@ class Case:
     told : by canonical term, what a person corrected.
     new : of that, what the version in use hasn't learnt from.
     synonyms : by canonical term.
-    patient : whose image it is.
+    patient : whose image it is, as its last correction says; else the image's checksum.
     axes : the array axes along which slices were corrected; empty where all voxels were.
     """
 
@@ -79,6 +79,26 @@ def told_about(project: Project, image: Volume, vocabulary: Vocabulary) -> Mappi
     return {} if case is None else case.told
 
 
+def image_in_file(ref: ImageRef) -> Volume:
+    """Read the image that was corrected from its file.
+
+    Raises
+    ------
+    BadInput
+        If it has none, or the file is gone or holds another image.
+    """
+    again = "open the image again and correct it there"
+    if ref.path is None:
+        raise BadInput(f"the image {ref.name!r} of a correction was not kept; {again}")
+    try:
+        image = formats.read(ref.path, volume=ref.volume_index, series=ref.series)
+    except (BadInput, OSError) as error:
+        raise BadInput(f"a corrected image can't be read: {error}") from error
+    if not ImageRef.of(image).is_same_as(ref):
+        raise BadInput(f"{ref.path} is another image than the one that was corrected; {again}")
+    return image
+
+
 def _by_image(corrections: Sequence[Correction]) -> list[list[Correction]]:
     """The same voxels in another place are another image."""
     groups: list[list[Correction]] = []
@@ -114,7 +134,8 @@ def _case(
     if not told:
         return None
     axes = {c.axis for c in corrections if c.axis is not None}
-    patient = next((c.patient for c in corrections if c.patient), corrections[0].image.checksum)
+    said = [c.patient for c in corrections if c.patient]
+    patient = said[-1] if said else corrections[0].image.checksum
     return Case(image, told, new, synonyms, patient, tuple(sorted(axes)))
 
 
@@ -142,20 +163,8 @@ def _contradictions(corrections: Sequence[Correction]) -> list[str]:
 
 
 def _read_image(project: Project, ref: ImageRef) -> Volume:
-    """Find the image that was corrected. Raises BadInput if it is gone or another by now."""
     kept = project.kept_image(ref)
-    if kept is not None:
-        return kept
-    again = "open the image again and correct it there"
-    if ref.path is None:
-        raise BadInput(f"the image {ref.name!r} of a correction was not kept; {again}")
-    try:
-        image = formats.read(ref.path, volume=ref.volume_index, series=ref.series)
-    except (BadInput, OSError) as error:
-        raise BadInput(f"a corrected image can't be read: {error}") from error
-    if not ImageRef.of(image).is_same_as(ref):
-        raise BadInput(f"{ref.path} is another image than the one that was corrected; {again}")
-    return image
+    return image_in_file(ref) if kept is None else kept
 
 
 def nothing_to_learn(project: Project) -> str:

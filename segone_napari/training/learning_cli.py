@@ -48,7 +48,10 @@ def add_correct_arguments(parser: argparse.ArgumentParser) -> None:
         "--synonym", action="append", default=[], help="another word for a new term; repeatable"
     )
     parser.add_argument(
-        "--patient", default="", help="whose image it is: cases are held back by patient"
+        "--patient",
+        default="",
+        help="whose image it is: cases are held back by patient (default: as a DICOM header, "
+        "BIDS's sub-XX or an earlier correction says)",
     )
     parser.add_argument("--series", help="which series of a DICOM folder")
     parser.add_argument("--volume", type=int, help="which volume of a 4-D file, counted from 0")
@@ -58,6 +61,7 @@ def correct(args: argparse.Namespace) -> int:
     """Keep a correction in a project."""
     from segone_napari.data import formats
     from segone_napari.project import ImageRef, Project
+    from segone_napari.training.patients import patient_of
 
     slices = None if args.slices is None else _slices(args.slices)
     image = formats.read(args.image, volume=args.volume, series=args.series)
@@ -72,7 +76,7 @@ def correct(args: argparse.Namespace) -> int:
         axis=None if slices is None else "ijk".index(args.axis),
         slices=slices,
         synonyms=args.synonym,
-        patient=args.patient,
+        patient=args.patient or patient_of(project, ref),
     )
     voxels = int(np.count_nonzero(kept.mask()))
     what = f"{voxels} voxels of {kept.term!r}" if voxels else f"no {kept.term!r}"

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from napari.layers import Image
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QAbstractButton,
@@ -29,13 +30,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from segone_napari.data import formats
+from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.gui import corrected
 from segone_napari.gui.card import read_card
 from segone_napari.gui.corrected import in_full, in_short, in_words, said_in
-from segone_napari.gui.layers import volume_from_attributes
-from segone_napari.project import EditHistory, Project, Row
+from segone_napari.gui.layers import image_layer_data, read_layer, volume_from_attributes
+from segone_napari.project import EditHistory, ImageRef, Project, Row
 from segone_napari.project.versions import Versions
 from segone_napari.training import jobs
+from segone_napari.training.cases import read_cases
 
 from .. import tiny
 from ..training import phantoms
@@ -610,6 +614,40 @@ def test_what_was_spread_or_came_anew_is_no_correction() -> None:
     assert len(said_in(history)) == 1
     history.put([(history.row(row), np.ones((4, 4, 4), np.uint8))])
     assert said_in(history) == []
+
+
+def _source(layer, path=None) -> corrected.Source:
+    values = read_layer(layer)
+    history = EditHistory(values.grid.shape)
+    row = _row(history, np.zeros(values.grid.shape, np.uint8), checkpoint="segone")
+    _stroke(history, row, [(2, 4, 5), (3, 5, 5), (4, 5, 5)])
+    return corrected.Source(ImageRef.of(values.volume, path), values, history)
+
+
+def test_an_image_whose_voxels_were_replaced_is_kept_to_learn_from(tmp_path) -> None:
+    path = formats.write(head(), tmp_path / "head.nii.gz")
+    data, arguments, _ = image_layer_data(formats.read(path), str(path))
+    for changed in (data, data * 2 + 3):
+        project = Project(tmp_path / f"project_{changed.max()}")
+        source = _source(Image(changed, **arguments), path)
+        assert corrected.keep(project.folder, source) == 1
+        (case,), remarks = read_cases(project, Vocabulary.packaged())
+        np.testing.assert_array_equal(case.image.data, source.values.volume.data)
+        assert remarks == []
+        assert (project.folder / "images").exists() == (changed is not data)
+
+
+def test_images_of_one_person_are_kept_as_one_patient(tmp_path) -> None:
+    project = Project(tmp_path / "project")
+    for kind, gain in (("T1w", 1), ("T2w", 2), ("FLAIR", 3)):
+        image = head()
+        path = tmp_path / f"sub-03_{kind}.nii.gz"
+        formats.write(image.with_data(image.data * gain), path)
+        data, arguments, _ = image_layer_data(formats.read(path), str(path))
+        corrected.keep(project.folder, _source(Image(data, **arguments), path))
+    cases, _ = read_cases(project, Vocabulary.packaged())
+    assert len(cases) == 3
+    assert len({case.patient for case in cases}) == 1
 
 
 def test_words_count_slices_structures_and_images() -> None:

@@ -1,7 +1,8 @@
 """What the header of a DICOM file says: which series it belongs to, and where each plane lies.
 
 Reads headers only, and of those only what comes before the pixels: a study of thousands of files
-is listed in seconds. The patient's name and number are compared and forgotten, never kept.
+is listed in seconds. The patient's name and number are compared and forgotten, never kept;
+`read_patient` alone hands the number on, to be hashed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
@@ -45,6 +46,7 @@ _WANTED = (
 # What may stand in a description as it stands in its own place, and is not to be passed on.
 _PERSONAL = ("PatientID", "PatientBirthDate", "AccessionNumber", "InstitutionName")
 # fmt: on
+_PATIENT = ("PatientID", "IssuerOfPatientID")
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _MOSAIC_COUNT = Tag(0x0019, 0x100A)
 
@@ -155,6 +157,21 @@ def read_header(path: Path) -> Header | None:
             return _header(path, stream, _values(data))
     except _UNREADABLE:
         return Header(path, problem="damaged file")
+
+
+def read_patient(path: Path) -> str:
+    """The patient's number with who issued it; empty where the file doesn't say.
+
+    It identifies a person: hash it, and keep nothing else of it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = dcmread(path, stop_before_pixels=True, specific_tags=list(_PATIENT))
+        number, issuer = (str(data.get(keyword) or "").strip() for keyword in _PATIENT)
+    except _UNREADABLE:
+        return ""
+    return f"{number}\n{issuer}" if number else ""
 
 
 def _is_past_geometry(tag: BaseTag, vr: str | None, length: int) -> bool:
