@@ -99,6 +99,45 @@ def image_in_file(ref: ImageRef) -> Volume:
     return image
 
 
+def nothing_to_learn(project: Project) -> str:
+    """What to say where there is no correction that can be used."""
+    return (
+        f"{project.folder} has no corrections to learn from; correct some slices in the app, "
+        "or give a mask with 'segone correct'."
+    )
+
+
+def terms_of(cases: Sequence[Case]) -> set[str]:
+    """The terms that were corrected."""
+    return {term for case in cases for term in case.told}
+
+
+def with_terms(vocabulary: Vocabulary, cases: Sequence[Case]) -> Vocabulary:
+    """Let a vocabulary know the terms that are new, and their synonyms."""
+    for case in cases:
+        for term, synonyms in case.synonyms.items():
+            if vocabulary.match(term).term is None or any(
+                entry.name == term for entry in vocabulary.learnt
+            ):
+                vocabulary = vocabulary.with_term(term, synonyms)
+    return vocabulary
+
+
+def group_by_image(cases: Sequence[Case]) -> list[set[str]]:
+    """Terms that were corrected on the same images, directly or by way of others."""
+    groups: list[set[str]] = []
+    for case in cases:
+        joined = set(case.told)
+        apart = []
+        for group in groups:
+            if group & joined:
+                joined |= group
+            else:
+                apart.append(group)
+        groups = [*apart, joined]
+    return groups
+
+
 def _by_image(corrections: Sequence[Correction]) -> list[list[Correction]]:
     """The same voxels in another place are another image."""
     groups: list[list[Correction]] = []
@@ -109,6 +148,11 @@ def _by_image(corrections: Sequence[Correction]) -> list[list[Correction]]:
         else:
             same.append(correction)
     return groups
+
+
+def _read_image(project: Project, ref: ImageRef) -> Volume:
+    kept = project.kept_image(ref)
+    return image_in_file(ref) if kept is None else kept
 
 
 def _case(
@@ -160,47 +204,3 @@ def _contradictions(corrections: Sequence[Correction]) -> list[str]:
                 f"voxels; the later one counts"
             )
     return sentences
-
-
-def _read_image(project: Project, ref: ImageRef) -> Volume:
-    kept = project.kept_image(ref)
-    return image_in_file(ref) if kept is None else kept
-
-
-def nothing_to_learn(project: Project) -> str:
-    """What to say where there is no correction that can be used."""
-    return (
-        f"{project.folder} has no corrections to learn from; correct some slices in the app, "
-        "or give a mask with 'segone correct'."
-    )
-
-
-def terms_of(cases: Sequence[Case]) -> set[str]:
-    """The terms that were corrected."""
-    return {term for case in cases for term in case.told}
-
-
-def with_terms(vocabulary: Vocabulary, cases: Sequence[Case]) -> Vocabulary:
-    """Let a vocabulary know the terms that are new, and their synonyms."""
-    for case in cases:
-        for term, synonyms in case.synonyms.items():
-            if vocabulary.match(term).term is None or any(
-                entry.name == term for entry in vocabulary.learnt
-            ):
-                vocabulary = vocabulary.with_term(term, synonyms)
-    return vocabulary
-
-
-def group_by_image(cases: Sequence[Case]) -> list[set[str]]:
-    """Terms that were corrected on the same images, directly or by way of others."""
-    groups: list[set[str]] = []
-    for case in cases:
-        joined = set(case.told)
-        apart = []
-        for group in groups:
-            if group & joined:
-                joined |= group
-            else:
-                apart.append(group)
-        groups = [*apart, joined]
-    return groups
