@@ -116,6 +116,7 @@ unmeasured = pytest.mark.usefixtures("_old_structures_unmeasured")
 
 
 @unmeasured
+@pytest.mark.slow
 def test_a_known_structure_of_one_patient_is_compared_with_the_version_in_use(tmp_path):
     project = Project(tmp_path / "project")
     path, mask = phantoms.save(tmp_path, 0)
@@ -125,7 +126,7 @@ def test_a_known_structure_of_one_patient_is_compared_with_the_version_in_use(tm
     assert good.is_used
     worse = finetune(project, replace(QUICK, steps=1))
     assert not worse.is_used
-    assert worse.card["held_back"][0]["before"] >= good.card["held_back"][0]["after"] - 0.02
+    assert worse.card["held_back"][0]["before"] > 0.8  # the base finds nothing
 
 
 @unmeasured
