@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from segone_napari import __version__
 from segone_napari.config import SegmentOptions, help_of
 from segone_napari.data.choices import ManySeries
-from segone_napari.runtime import BadInput, Progress, SegOneError, no_progress
+from segone_napari.runtime import (
+    BadInput,
+    Progress,
+    SegOneError,
+    is_out_of_memory,
+    no_progress,
+)
 
 if TYPE_CHECKING:
     from segone_napari.data.dicom.study import Study
@@ -65,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(
             f"{error.filename or 'a file'}: {error.strerror or error}; see 'segone doctor'"
         )
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         return _fail("not enough memory for this image; close other programs or use --preset fast")
 
 
@@ -552,7 +560,9 @@ def _add_train(commands: Any, *, is_called: bool) -> None:
 
 def _add_train_teacher(commands: Any, *, is_called: bool) -> None:
     words = "train a SAM2 teacher from label maps"
-    parser = commands.add_parser("train-teacher", help=words, description=words + ".")
+    parser = commands.add_parser(
+        "train-teacher", help=words, description=words[0].upper() + words[1:] + "."
+    )
     if is_called:
         from segone_napari.training import teacher_cli as training
 

@@ -33,6 +33,12 @@ class Cancelled(Exception):
     """Raised from a progress callback: the person asked to stop."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, numpy's and torch's own words."""
+    signs = ("out of memory", "can't allocate memory", "unable to allocate", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+
+
 def no_progress(done: int, total: int) -> None:
     """A progress callback that does nothing."""
 

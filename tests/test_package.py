@@ -34,7 +34,7 @@ def loaded_after(code: str) -> set[str]:
         "print('LOADED', *{name.partition('.')[0] for name in sys.modules})"
     )
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=600, check=False
     )
     assert run.returncode == 0, run.stderr
     last_line = run.stdout.splitlines()[-1]
@@ -59,7 +59,7 @@ def test_help_names_every_command() -> None:
         [sys.executable, "-m", "segone_napari.cli", "--help"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     assert run.returncode == 0

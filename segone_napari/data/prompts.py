@@ -250,6 +250,18 @@ def names_side_of_screen(text: str) -> bool:
     return _SCREEN_SIDE.search(text) is not None
 
 
+def names_two_sides_of_one(text: str) -> bool:
+    """Whether a prompt names two sides that it doesn't join: "left hippocampus on the right"."""
+    return any(_is_torn(tokenize(part)) for part in parts(text))
+
+
+def _is_torn(tokens: list[str]) -> bool:
+    sides = [n for n, token in enumerate(tokens) if token in LEFT | RIGHT]
+    between = tokens[sides[0] : sides[-1]] if sides else []
+    says_more = any(t not in LEFT | RIGHT | FILLERS | SIDE_COMPANIONS for t in between)
+    return says_more and len({tokens[n] in LEFT for n in sides}) == 2
+
+
 def without_preamble(text: str) -> str:
     """Drop the sentences before the one that asks: "She forgets a lot. Please outline …".
 

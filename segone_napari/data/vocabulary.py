@@ -360,6 +360,9 @@ class Vocabulary:
         if prompts.names_side_of_screen(text):
             reason = "a side of the picture may be either side of the patient; name the patient's"
             return Match(None, None, self._suggest(request), reason)
+        if prompts.names_two_sides_of_one(text):
+            reason = "it names both sides; write 'both', or a prompt for each, separated by ;"
+            return Match(None, None, self._suggest(request), reason)
         has_two_sides = request.side == "both" and len(prompts.conjuncts(text)) > 1
         return (
             (None if has_two_sides else self._by_name_of(request))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segone_napari.gui.layers import LayerImage
-from segone_napari.runtime import BadInput, SegOneError
+from segone_napari.runtime import BadInput, SegOneError, is_out_of_memory
 
 
 def gpu_trouble(error: Exception) -> str | None:
@@ -30,11 +30,7 @@ def in_words(error: Exception, image: LayerImage, preset: str = "") -> Exception
         return BadInput(
             f"'{image.name}' can't be read any more ({error.strerror or error}); open it again"
         )
-    words = str(error).lower()
-    is_memory = isinstance(error, MemoryError) or any(
-        sign in words for sign in ("out of memory", "can't allocate memory", "unable to allocate")
-    )
-    if not is_memory:
+    if not is_out_of_memory(error):
         return error
     size = " × ".join(str(n) for n in image.grid.shape)
     return BadInput(

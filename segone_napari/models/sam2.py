@@ -13,6 +13,7 @@ Dimension key: B images, N objects, P points, C channels, S side of the square t
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -414,11 +415,12 @@ def _download(name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its tries aren't for people
     try:
         return Path(hf_hub_download(name, "model.safetensors"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
         raise BadCheckpoint(
-            f"can't get {name} from the hub ({reason}); connect once, or leave --teacher out for "
-            "the one that comes with the program"
+            f"can't get {name} from the hub ({type(error).__name__}): look whether its name is "
+            "right and this computer is connected, or leave --teacher out for the one that comes "
+            "with the program"
         ) from error

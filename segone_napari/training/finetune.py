@@ -32,7 +32,7 @@ from segone_napari.models.segone import SegOneModel
 from segone_napari.project import Project
 from segone_napari.project.journal import why_not_saved
 from segone_napari.project.versions import Versions
-from segone_napari.runtime import BadInput
+from segone_napari.runtime import BadInput, is_out_of_memory
 from segone_napari.systems.segone import SegOne
 from segone_napari.training import promotion
 from segone_napari.training.bookmarks import Bookmarks
@@ -44,7 +44,7 @@ from segone_napari.training.cases import (
     terms_of,
     with_terms,
 )
-from segone_napari.training.lessons import Budget, CantLearn
+from segone_napari.training.lessons import NO_MEMORY, Budget, CantLearn
 from segone_napari.training.teaching import FineTuneConfig, Taught, teach
 
 LOOKS_TAKE_S = 1.0
@@ -93,14 +93,19 @@ def finetune(
         When `report` raises it.
     """
     versions = Versions(project.folder)
-    if not project.corrections().usable:
-        raise BadInput(nothing_to_learn(project))
+    found = project.corrections()
+    if not found.usable:
+        raise BadInput(" ".join([nothing_to_learn(project), *found.problems]))
     with _only_one(project):
         begin()
         try:
             return _finetune(project, versions, config, report)
         except OSError as error:
             raise why_not_saved(versions.folder, error) from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise CantLearn(NO_MEMORY) from error
 
 
 def _finetune(

@@ -189,7 +189,8 @@ class TrainingJob:
         own = [line for line in said if line.startswith("segone: ")]
         if own:
             return own[-1].removeprefix("segone: ")
-        if code is not None and code < 0:
+        is_killed = not said if code is None else code < 0
+        if is_killed:
             return (
                 "the training was ended from outside, perhaps for want of memory; the version in "
                 "use stays; train again, and it goes on from there"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from segone_napari.volume import Volume
 
 EXIT_CANCELLED = 130
+LONGEST_NAME = 80
 
 
 # --- segone correct -----------------------------------------------------------------------------
@@ -64,6 +65,8 @@ def correct(args: argparse.Namespace) -> int:
     from segone_napari.training.patients import patient_of
 
     slices = None if args.slices is None else _slices(args.slices)
+    for name in (args.prompt, *args.synonym):
+        _check_name(name)
     image = formats.read(args.image, volume=args.volume, series=args.series)
     mask = formats.read(args.mask, may_be_empty=True)
     check_grid(image, mask, args.mask)
@@ -79,12 +82,24 @@ def correct(args: argparse.Namespace) -> int:
         patient=args.patient or patient_of(project, ref),
     )
     voxels = int(np.count_nonzero(kept.mask()))
-    what = f"{voxels} voxels of {kept.term!r}" if voxels else f"no {kept.term!r}"
-    where = "all slices" if kept.slices is None else f"{len(kept.slices)} slices"
+    what = f"{_count(voxels, 'voxel')} of {kept.term!r}" if voxels else f"no {kept.term!r}"
+    where = "all slices" if kept.slices is None else _count(len(kept.slices), "slice")
     print(f"kept correction {kept.id}: {what} in {where} of {ref.name}")
     if voxels == 1:
         print("segone: warning: one voxel alone teaches little", file=sys.stderr)
     return 0
+
+
+def _check_name(name: str) -> None:
+    """Refuse what could not be asked for later."""
+    if ";" in name:
+        raise BadInput(f"{name!r} holds ';', which separates prompts; correct one at a time")
+    if len(name) > LONGEST_NAME:
+        raise BadInput(f"a name of {len(name)} letters is too long; use {LONGEST_NAME} or fewer")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def check_grid(image: Volume, mask: Volume, name: object) -> None:

@@ -25,7 +25,7 @@ from segone_napari.models.learnt import (
     LessonMember,
     LessonNetwork,
 )
-from segone_napari.runtime import SegOneError, fast_precision
+from segone_napari.runtime import SegOneError, fast_precision, is_out_of_memory
 from segone_napari.systems import lessons as taught
 from segone_napari.training.bookmarks import (
     Bookmarks,
@@ -43,6 +43,12 @@ MOST_DRIFT = 0.4
 
 class CantLearn(SegOneError):
     """A training that came to nothing. The model that was used before stays as it is."""
+
+
+NO_MEMORY = (
+    "there is not enough memory to train, so nothing was changed; close other programs or images, "
+    "then train again"
+)
 
 
 @dataclass(frozen=True)
@@ -365,13 +371,10 @@ def _schedule(share: float, warmup: float) -> float:
 
 def _smaller(batch: int, error: Exception) -> int:
     """Halve the batch when memory ran out; any other error goes on its way."""
-    if not (isinstance(error, MemoryError) or "memory" in str(error).lower()):
+    if not is_out_of_memory(error):
         raise error
     if batch == 1:
-        raise CantLearn(
-            "there is not enough memory to train, so nothing was changed; close other programs "
-            "or images, then train again"
-        ) from error
+        raise CantLearn(NO_MEMORY) from error
     return batch // 2
 
 

@@ -71,6 +71,10 @@ class FineTuneConfig:
     def __post_init__(self) -> None:
         if not 0.05 <= self.minutes <= 24 * 60:
             raise BadInput(f"can't train for {self.minutes} minutes; give 0.05 to 1440")
+        if self.steps is not None and self.steps < 1:
+            raise BadInput(f"can't train for {self.steps} steps; give 1 or more")
+        if self.seed < 0:
+            raise BadInput(f"the seed can't be {self.seed}; give 0 or more")
 
 
 @dataclass(frozen=True, eq=False)

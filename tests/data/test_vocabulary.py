@@ -475,6 +475,15 @@ def test_a_side_of_the_picture_is_not_a_side_of_the_patient(text):
 
 
 @pytest.mark.parametrize(
+    "text", ["left hippocampus on the right", "hippocampus left amygdala right", "lt caudate rt"]
+)
+def test_two_sides_that_nothing_joins_are_refused(text):
+    match = VOCABULARY.match(text)
+    assert match.term is None
+    assert "both sides" in match.reason
+
+
+@pytest.mark.parametrize(
     ("text", "pieces"),
     [
         ("left caudate and putamen", ["left caudate", "left putamen"]),

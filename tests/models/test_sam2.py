@@ -72,7 +72,7 @@ def test_torchvision_is_mended_only_where_its_operators_are_missing(torchvision,
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert says in done.stdout + done.stderr

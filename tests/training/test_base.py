@@ -104,7 +104,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(maps, whole_run, tmp_pat
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL

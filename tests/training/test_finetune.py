@@ -305,6 +305,22 @@ def test_the_command_line_keeps_that_it_is_not_there(tmp_path, capsys):
     assert not kept.mask().any()
 
 
+@pytest.mark.parametrize("name", ["cyst; stone", "x" * 81])
+def test_the_command_line_refuses_what_could_not_be_asked_for(name, tmp_path, capsys):
+    path, _ = phantoms.save(tmp_path, 0)
+    call = ["correct", str(tmp_path / "p"), str(path), "--mask", str(path)]
+    assert cli.main([*call, "-p", name]) == 2
+    assert cli.main([*call, "-p", TERM, "--synonym", name]) == 2
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("option", [["--steps", "0"], ["--steps", "-5"], ["--seed", "-1"]])
+def test_the_command_line_refuses_to_train_for_nothing(option, project, capsys):
+    assert cli.main(["finetune", str(project.folder), *option]) == 2
+    assert "give" in capsys.readouterr().err
+    assert _is_untouched(project)
+
+
 # --- faults -------------------------------------------------------------------------------------
 
 
@@ -354,11 +370,15 @@ def test_smaller_batches_when_memory_runs_out(project, monkeypatch):
 
 
 @unmeasured
-def test_no_memory_at_all_ends_in_a_sentence(project, monkeypatch):
+@pytest.mark.parametrize("where", [(lessons, "_step"), (promotion, "make_card")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_no_memory_at_all_ends_in_a_sentence(project, monkeypatch, where, error):
     def none(*_):
-        raise MemoryError
+        raise error
 
-    monkeypatch.setattr(lessons, "_step", none)
+    monkeypatch.setattr(*where, none)
     with pytest.raises(CantLearn, match="not enough memory"):
         finetune(project, QUICK)
     assert _is_untouched(project)
