@@ -174,7 +174,7 @@ class ImprovePanel(QWidget):
         self._minutes: QSpinBox = QSpinBox()
         self._minutes.setObjectName("training_minutes")
         self._minutes.setAccessibleName("Longest time for training, in minutes")
-        self._minutes.setToolTip("Training ends after this time at the latest")
+        self._minutes.setToolTip("How long it may take; on a busy computer a little longer")
         if (line := self._minutes.lineEdit()) is not None:  # has the focus, and so is read out
             line.setToolTip(self._minutes.toolTip())
             line.setAccessibleName(self._minutes.accessibleName())

@@ -47,6 +47,8 @@ from segone_napari.training.cases import (
 from segone_napari.training.lessons import NO_MEMORY, Budget, CantLearn
 from segone_napari.training.teaching import FineTuneConfig, Taught, teach
 
+ENDING_S, ENDING_SHARE = 8.0, 0.1
+"""What saving and measuring take, at least this share of the time."""
 LOOKS_TAKE_S = 1.0
 """Whoever asks whether a training runs holds its lock for a moment, at most so long."""
 
@@ -129,7 +131,8 @@ def _finetune(
     groups = group_by_image(cases)
     bookmarks = Bookmarks(project.folder / "training" / "state", _key(project, config, before))
     bookmarks.open()
-    rest_s = max(2.0, clock.seconds * (1 - clock.share(0)) * 0.9)
+    ending_s = max(ENDING_S, ENDING_SHARE * clock.seconds)
+    rest_s = max(2.0, clock.seconds * (1 - clock.share(0)) - ending_s)
     learnt: list[Taught] = []
     for number, group in enumerate(groups):
         start, span = 0.15 + 0.7 * number / len(groups), 0.7 / len(groups)

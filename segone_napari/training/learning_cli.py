@@ -130,7 +130,10 @@ def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``segone finetune``."""
     _add_project(parser)
     parser.add_argument(
-        "--minutes", type=float, default=5.0, help="a limit for all of it (default: %(default)s)"
+        "--minutes",
+        type=float,
+        default=5.0,
+        help="a limit for learning, which leaves time to measure and save (default: %(default)s)",
     )
     parser.add_argument("--steps", type=int, help="training steps (default: by what was corrected)")
     parser.add_argument(

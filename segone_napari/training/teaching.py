@@ -53,7 +53,9 @@ STRETCHES = ("drawn", "proposed", "all")
 
 @dataclass(frozen=True)
 class FineTuneConfig:
-    """How to train on corrections. `minutes` is a limit for all of it."""
+    """How to train on corrections. `minutes` is a limit for all of it, which a busy
+    computer exceeds: what comes after the learning, measuring and saving, is not cut short.
+    """
 
     minutes: float = 5.0
     steps: int | None = None
