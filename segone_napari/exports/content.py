@@ -130,6 +130,11 @@ class Content:
         """The grid of all masks."""
         return self.segments[0].grid
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all segments, in order."""
+        return [segment.name for segment in self.segments]
+
     def only(self, segment: Segment) -> Content:
         """Return the same content with one of its segments alone."""
         return replace(self, segments=(segment,))
@@ -206,10 +211,10 @@ def file_name(name: str, *, otherwise: str = "structure") -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:60] or otherwise
 
 
-def numbered_names(segments: Sequence[Segment]) -> list[str]:
-    """Name a file for each segment, in order: ``01_left-hippocampus``."""
-    width = max(2, len(str(len(segments))))
-    return [f"{n:0{width}}_{file_name(s.name)}" for n, s in enumerate(segments, start=1)]
+def numbered_names(names: Sequence[str]) -> list[str]:
+    """Name a file for each structure, in order: ``01_left-hippocampus``."""
+    width = max(2, len(str(len(names))))
+    return [f"{n:0{width}}_{file_name(name)}" for n, name in enumerate(names, start=1)]
 
 
 _OTHER_COLOURS: tuple[Colour, ...] = (

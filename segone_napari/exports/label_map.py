@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from segone_napari.exports.content import (
     Colour,
     Content,
     Segment,
+    file_name,
     known_colour,
     labels_of,
     numbered_names,
@@ -46,7 +47,7 @@ def write_label_map(content: Content, path: Path) -> None:
 
 def write_masks(content: Content, folder: Path) -> None:
     """Write one uint8 image a segment, overlaps kept, and a table of their names and colours."""
-    for name, segment in zip(numbered_names(content.segments), content.segments, strict=True):
+    for name, segment in zip(numbered_names(content.names), content.segments, strict=True):
         mask = segment.mask.with_data(segment.inside.astype(np.uint8))
         formats.write(mask, folder / f"{name}.nii.gz")
     (folder / MASKS_TABLE).write_text(table_of(_named(content.segments)), encoding="utf-8")
@@ -135,6 +136,9 @@ def is_mask(data: NDArray[np.generic]) -> bool:
 def read_masks(folder: Path) -> list[Segment]:
     """Read a folder of masks, one image a structure, in the order of their names.
 
+    The table says the name and the colour of ``01_left-hippocampus.nii.gz`` where its row 1 is of
+    a left hippocampus; a file that no row fits is called as its own name says.
+
     Raises
     ------
     BadInput
@@ -147,12 +151,9 @@ def read_masks(folder: Path) -> list[Segment]:
             f"{', '.join(formats.WRITABLE)}"
         )
     table = folder / MASKS_TABLE
-    rows = (
-        {index: (name, colour) for index, name, colour in _read_table(table)}
-        if (table.is_file())
-        else {}
-    )
-    return [_read_mask(path, number, rows) for number, path in enumerate(files, start=1)]
+    rows = _read_table(table) if table.is_file() else []
+    told = {(index, file_name(name)): (name, colour) for index, name, colour in rows}
+    return [_read_mask(path, number, told) for number, path in enumerate(files)]
 
 
 def _is_image(file: Path) -> bool:
@@ -163,12 +164,17 @@ def _named(segments: Sequence[Segment]) -> list[tuple[str, Colour]]:
     return [(segment.name, segment.colour) for segment in segments]
 
 
-def _read_mask(path: Path, number: int, rows: dict[int, tuple[str, Colour]]) -> Segment:
+def _read_mask(
+    path: Path, number: int, told: Mapping[tuple[int, str], tuple[str, Colour]]
+) -> Segment:
+    """Read one mask; `told` has names and colours by the number and the words of a file's name."""
     volume = formats.read(path, may_be_empty=True)
     if np.unique(volume.data).size > 2:
         raise BadInput(f"{path} has more than two values, so it is no mask; name it by itself")
-    plain = re.sub(r"^\d+_", "", stem_of(path)).replace("-", " ")
-    name, colour = rows.get(number, (plain, known_colour(plain, number - 1)))
+    numbered = re.match(r"(\d+)_(.+)", stem_of(path))
+    index, words = (int(numbered[1]), numbered[2]) if numbered else (0, stem_of(path))
+    plain = words.replace("-", " ")
+    name, colour = told.get((index, words)) or (plain, known_colour(plain, number))
     return Segment(name, colour, volume.with_data((volume.data != 0).astype(np.uint8)))
 
 

@@ -238,7 +238,7 @@ def write_folder(content: Content, folder: Path, ending: str) -> None:
         ".glb": write_glb,
         ".vtk": write_vtk,
     }[ending]
-    for name, segment in zip(numbered_names(content.segments), content.segments, strict=True):
+    for name, segment in zip(numbered_names(content.names), content.segments, strict=True):
         if segment.inside.any():
             write(content.only(segment), folder / f"{name}{ending}")
 

@@ -76,6 +76,15 @@ def beside(path: Path) -> Path:
     return path / ENDING[1:] if path.is_dir() else path.with_name(path.name + ENDING)
 
 
+def names_in(path: Path) -> list[str]:
+    """The names of the segments that the record at `path` is of; none where it can't be read."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return [str(row["name"]) for row in document["segments"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def remembered(content: Content, path: Path) -> Content:
     """Add what the record at `path` says of the segments of the same names, and of their maker.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segone_napari.data.formats import check_output
 from segone_napari.exports import provenance
-from segone_napari.exports.content import Content
+from segone_napari.exports.content import Content, numbered_names
 from segone_napari.exports.staging import write_together
 from segone_napari.runtime import BadInput
 
@@ -30,6 +30,7 @@ class Format:
     needs_series : whether it can be written only for an image that was a DICOM series.
     shared : files of a folder that several exports share: not replaced where they exist.
     carries_record : whether the record of where it comes from is inside already.
+    numbered : the ending of its files in a folder, one a structure (`content.numbered_names`).
     """
 
     name: str
@@ -39,6 +40,7 @@ class Format:
     needs_series: bool = False
     shared: tuple[str, ...] = ()
     carries_record: bool = False
+    numbered: str = ""
 
     @property
     def is_folder(self) -> bool:
@@ -54,7 +56,13 @@ FORMATS = (
         (".nii.gz", ".nii", ".mgz", ".mgh"),
         _HERE + "label_map:write_label_map",
     ),
-    Format("masks", "Folder of one NIfTI mask a structure", (), _HERE + "label_map:write_masks"),
+    Format(
+        "masks",
+        "Folder of one NIfTI mask a structure",
+        (),
+        _HERE + "label_map:write_masks",
+        numbered=".nii.gz",
+    ),
     Format("seg-nrrd", "3D Slicer segmentation", (".seg.nrrd",), _HERE + "seg_nrrd:write"),
     Format(
         "dicom-seg",
@@ -75,16 +83,32 @@ FORMATS = (
     Format("glb", "GLB scene, one object a structure", (".glb",), _HERE + "meshes:write_glb"),
     Format("vtk", "VTK polygons, a label a structure", (".vtk",), _HERE + "meshes:write_vtk"),
     Format(
-        "stl-folder", "Folder of one STL mesh a structure", (), _HERE + "meshes:write_stl_folder"
+        "stl-folder",
+        "Folder of one STL mesh a structure",
+        (),
+        _HERE + "meshes:write_stl_folder",
+        numbered=".stl",
     ),
     Format(
-        "ply-folder", "Folder of one PLY mesh a structure", (), _HERE + "meshes:write_ply_folder"
+        "ply-folder",
+        "Folder of one PLY mesh a structure",
+        (),
+        _HERE + "meshes:write_ply_folder",
+        numbered=".ply",
     ),
     Format(
-        "glb-folder", "Folder of one GLB mesh a structure", (), _HERE + "meshes:write_glb_folder"
+        "glb-folder",
+        "Folder of one GLB mesh a structure",
+        (),
+        _HERE + "meshes:write_glb_folder",
+        numbered=".glb",
     ),
     Format(
-        "vtk-folder", "Folder of one VTK mesh a structure", (), _HERE + "meshes:write_vtk_folder"
+        "vtk-folder",
+        "Folder of one VTK mesh a structure",
+        (),
+        _HERE + "meshes:write_vtk_folder",
+        numbered=".vtk",
     ),
     Format("csv", "CSV of measures", (".csv",), _HERE + "measures:write_csv"),
     Format("json", "JSON of measures", (".json",), _HERE + "measures:write_json"),
@@ -161,6 +185,8 @@ def write(
 ) -> list[Path]:
     """Write one export, all of its files or none, and return their paths, the main one first.
 
+    What an earlier export into the same folder wrote of other structures goes.
+
     Parameters
     ----------
     path : the file to write; of a format that is a folder, the folder.
@@ -176,27 +202,56 @@ def write(
     """
     path = Path(path).expanduser()
     row = format_for(path, name)
-    module, _, function = row.function.partition(":")
-    fill = getattr(importlib.import_module(module), function)
-    if row.needs_series and not content.image_files:
-        raise BadInput(
-            "a DICOM segmentation belongs to a DICOM series; name its folder with --image"
-        )
     if row.is_folder and path.exists() and not path.is_dir():
         raise BadInput(f"{path} is a file, and {row.name} is a folder; choose another name")
     if not row.is_folder:
         check_output(path, force=force)
 
-    def fill_all(folder: Path) -> None:
-        fill(content, folder if row.is_folder else folder / path.name)
-        if record and not row.carries_record:
-            provenance.write(
-                content, provenance.beside(folder if row.is_folder else folder / path.name)
-            )
+    def fill_all(staging: Path) -> None:
+        there = staging if row.is_folder else staging / path.name
+        fill(content, there, row, record=record)
 
-    folder = path if row.is_folder else path.parent
-    files = write_together(folder, fill_all, target=path, force=force, shared=row.shared)
+    files = write_together(
+        {path if row.is_folder else path.parent: fill_all},
+        target=path,
+        force=force,
+        shared=shared_files(path, row),
+        former=former_files(path, row),
+    )
     return sorted(files, key=lambda file: (file.name != path.name, str(file)))
+
+
+def fill(content: Content, path: Path, row: Format, *, record: bool = True) -> None:
+    """Write one export to where nothing is yet, for a writer of `write_together`.
+
+    Raises
+    ------
+    BadInput
+        If the content lacks what the format needs.
+    """
+    if row.needs_series and not content.image_files:
+        raise BadInput(
+            "a DICOM segmentation belongs to a DICOM series; name its folder with --image"
+        )
+    if row.is_folder:
+        path.mkdir(exist_ok=True)
+    module, _, function = row.function.partition(":")
+    getattr(importlib.import_module(module), function)(content, path)
+    if record and not row.carries_record:
+        provenance.write(content, provenance.beside(path))
+
+
+def shared_files(path: Path, row: Format) -> list[Path]:
+    """The files of an export that several exports share."""
+    return [path / name for name in row.shared]
+
+
+def former_files(path: Path, row: Format) -> list[Path]:
+    """The files of single structures that an earlier export wrote there, as its record says."""
+    if not row.numbered or not path.is_dir():
+        return []
+    names = provenance.names_in(provenance.beside(path))
+    return [path / f"{name}{row.numbered}" for name in numbered_names(names)]
 
 
 def _ends(path: Path, ending: str) -> bool:

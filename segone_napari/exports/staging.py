@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from segone_napari.data.formats import why_not_written
@@ -17,48 +18,91 @@ from segone_napari.runtime import BadInput
 PREFIX = ".segone-"
 
 
+class Occupied(BadInput):
+    """A file exists, and nobody said that it may be overwritten.
+
+    Attributes
+    ----------
+    path : the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} already exists; use --force to overwrite it, or choose another name"
+        )
+        self.path = path
+
+
 def write_together(
-    folder: Path,
-    writer: Callable[[Path], None],
+    writers: Mapping[Path, Callable[[Path], None]],
     *,
     target: Path,
     force: bool = False,
-    shared: Sequence[str] = (),
+    shared: Collection[Path] = (),
+    former: Collection[Path] = (),
 ) -> list[Path]:
-    """Let `writer` fill an empty folder, then move every file in it to the same place in `folder`.
+    """Let writers fill empty folders, then move every file in these to its place.
 
-    The temporary folder lies beside the files' later place, so that moving is renaming. Whatever
-    goes wrong, it is gone, and so are the files that had been moved before.
+    A temporary folder lies beside its files' later place, so that moving is renaming. Whatever
+    goes wrong, it is gone, and all files are as they were before.
 
     Parameters
     ----------
-    folder : where the files shall be; made, with its parents, if it is missing.
+    writers : by the folder where the files shall be, what writes them into an empty one. The
+        folder is made, with its parents, if it is missing.
     target : what to call all of it in a message, such as the main file.
     force : whether files that exist are overwritten.
-    shared : names of files that are left as they are where they exist.
+    shared : files that are left as they are where they exist.
+    former : files in these folders that go where they aren't overwritten.
 
     Returns
     -------
-    The files that were written, in the order of their names.
+    The files that were written, folder by folder in the order of their names.
 
     Raises
     ------
+    Occupied
+        If a file exists and `force` is not given.
     BadInput
-        If a file exists and `force` is not given, a folder can't be written, or the disk is full.
+        If a folder can't be written, or the disk is full.
     """
-    staging = _make_staging(_nearest_existing(folder))
+    with ExitStack() as stack:
+        try:
+            stagings = {folder: stack.enter_context(_staging(folder)) for folder in writers}
+            for folder, writer in writers.items():
+                writer(stagings[folder])
+            moves = {
+                folder / path.relative_to(staging): path
+                for folder, staging in stagings.items()
+                for path in sorted(staging.rglob("*"))
+                if path.is_file()
+            }
+            moves = {to: path for to, path in moves.items() if to not in shared or not to.exists()}
+            for to, path in moves.items():
+                _check_free(to, force=force)
+                _sync(path)
+            replaced = [path for path in dict.fromkeys([*moves, *former]) if path.is_file()]
+            asides = {path: _aside(path, stagings) for path in replaced}
+            _publish(moves, asides)
+        except OSError as error:
+            raise BadInput(why_not_written(target, error)) from error
+        except BadInput as error:
+            # A writer of `segone_napari.data` names the temporary file, which is of no use to
+            # anyone.
+            if isinstance(error.__cause__, OSError) and PREFIX in str(error):
+                raise BadInput(why_not_written(target, error.__cause__)) from error
+            raise
+    return list(moves)
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Make a hidden folder beside the place of `folder`; whatever is left in it goes at the end."""
+    made = _make_staging(_nearest_existing(folder))
     try:
-        writer(staging)
-        return _publish(staging, folder, force=force, shared=shared)
-    except OSError as error:
-        raise BadInput(why_not_written(target, error)) from error
-    except BadInput as error:
-        # A writer of `segone_napari.data` names the temporary file, which is of no use to anyone.
-        if isinstance(error.__cause__, OSError) and staging.name in str(error):
-            raise BadInput(why_not_written(target, error.__cause__)) from error
-        raise
+        yield made
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _make_staging(beside: Path) -> Path:
@@ -73,29 +117,6 @@ def _make_staging(beside: Path) -> Path:
         ) from error
 
 
-def _publish(staging: Path, folder: Path, *, force: bool, shared: Sequence[str]) -> list[Path]:
-    files = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
-    files = [file for file in files if str(file) not in shared or not (folder / file).exists()]
-    for file in files:
-        _check_free(folder / file, force=force)
-        _sync(staging / file)
-    made = _make_folders({(folder / file).parent for file in files})
-    moved: list[Path] = []
-    try:
-        for file in files:
-            is_new = not (folder / file).exists()
-            os.replace(staging / file, folder / file)
-            if is_new:
-                moved.append(folder / file)
-    except BaseException:
-        for path in moved:
-            path.unlink(missing_ok=True)
-        for path in reversed(made):
-            path.rmdir()
-        raise
-    return [folder / file for file in files]
-
-
 def _check_free(path: Path, *, force: bool) -> None:
     if path.is_dir():
         raise BadInput(f"{path} is a folder; choose another name")
@@ -103,9 +124,32 @@ def _check_free(path: Path, *, force: bool) -> None:
         # Renaming a file over /dev/null would replace it.
         raise BadInput(f"{path} is not a file; choose another name to write to")
     if path.exists() and not force:
-        raise BadInput(
-            f"{path} already exists; use --force to overwrite it, or choose another name"
-        )
+        raise Occupied(path)
+
+
+def _aside(path: Path, stagings: Mapping[Path, Path]) -> Path:
+    """Name the place in a staging folder where a file waits until what replaces it is there."""
+    folder = next(parent for parent in path.parents if parent in stagings)
+    return Path(tempfile.mkdtemp(dir=stagings[folder])) / path.name
+
+
+def _publish(moves: Mapping[Path, Path], asides: Mapping[Path, Path]) -> None:
+    made = _make_folders({to.parent for to in moves})
+    try:
+        for path, aside in asides.items():
+            os.replace(path, aside)
+        for to, path in moves.items():
+            os.replace(path, to)
+    except BaseException:
+        for to, path in moves.items():
+            if not path.exists():
+                to.unlink(missing_ok=True)
+        for path, aside in asides.items():
+            if aside.exists():
+                os.replace(aside, path)
+        for folder in reversed(made):
+            folder.rmdir()
+        raise
 
 
 def _make_folders(folders: set[Path]) -> list[Path]:

@@ -32,6 +32,7 @@ from segone_napari.exports import registry
 from segone_napari.exports.content import Content, Segment, labels_of
 from segone_napari.exports.dicom_series import files_of
 from segone_napari.exports.registry import FORMATS, Format
+from segone_napari.exports.staging import Occupied, write_together
 from segone_napari.gui import garbage
 from segone_napari.gui.controls import push
 from segone_napari.gui.imagework import ImageWork
@@ -232,52 +233,47 @@ def content_of(work: ImageWork, rows: Sequence[Row], stem: str) -> Content:
 def write_exports(
     content: Content, folder: Path, names: Sequence[str], stem: str, *, force: bool = False
 ) -> list[Path]:
-    """Write a content in several formats; the name of each file begins with `stem`.
+    """Write a content in several formats, all files or none; their names begin with `stem`.
 
     Raises
     ------
     BadInput
-        If a file exists and `force` is not set (then none is written), or one can't be written.
+        If a file exists and `force` is not set, or one can't be written.
     """
-    targets = {name: folder / _file_name(stem, name) for name in names}
-    there = [path.name for path in targets.values() if path.exists()]
-    if there and not force:
-        raise BadInput(
-            f"{', '.join(there)} exists in {folder}; tick 'Overwrite', or choose another name"
-        )
+    rows = {folder / _file_name(stem, name): _row_named(name) for name in names}
+
+    def fill(staging: Path) -> None:
+        for path, row in rows.items():
+            if row is None:
+                write_picture(content, staging / path.name, title=stem)
+            else:
+                registry.fill(content, staging / path.name, row)
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"can't make {folder}: {error.strerror}; choose another folder") from error
-    files: list[Path] = []
-    for name, path in targets.items():
-        if name == PICTURE:
-            write_picture(content, path, title=stem)
-            files.append(path)
-        else:
-            files += registry.write(content, path, name=name, force=force)
-    return files
+        for path in rows:  # known before the slow work
+            if path.exists() and not force:
+                raise Occupied(path)
+        known = [(path, row) for path, row in rows.items() if row is not None]
+        return write_together(
+            {folder: fill},
+            target=folder,
+            force=force,
+            shared=[file for one in known for file in registry.shared_files(*one)],
+            former=[file for one in known for file in registry.former_files(*one)],
+        )
+    except Occupied as error:
+        raise BadInput(
+            f"{error.path.name} exists in {error.path.parent}; "
+            "tick 'Overwrite', or choose another name"
+        ) from error
 
 
 def write_picture(content: Content, path: Path, *, title: str) -> None:
-    """Draw three slices of each plane with the outlines, and a legend.
-
-    Raises
-    ------
-    BadInput
-        If the file can't be written.
-    """
+    """Draw three slices of each plane with the outlines, and a legend."""
     assert content.image is not None
     legend: Any = [_LegendLine(s.name, s.name, s.colour, s.volume_ml) for s in content.segments]
     labels = labels_of(content.segments)
-    picture = montage.draw(content.image, labels, legend, title=title)
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        picture.save(unfinished, format="PNG")
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise BadInput(f"can't write {path}: {error.strerror}; choose another folder") from error
+    montage.draw(content.image, labels, legend, title=title).save(path, format="PNG")
 
 
 @dataclass(frozen=True)
@@ -320,10 +316,15 @@ def _subject(stem: str) -> str:
     return "".join(c for c in stem if c.isascii() and c.isalnum())[:40] or "image"
 
 
+def _row_named(name: str) -> Format | None:
+    """The row of a format; None for the picture."""
+    return None if name == PICTURE else registry.format_named(name)
+
+
 def _file_name(stem: str, name: str) -> str:
-    if name == PICTURE:
+    one = _row_named(name)
+    if one is None:
         return f"{stem}_segone.png"
-    one = registry.format_named(name)
     return f"{stem}_{one.name}" if one.is_folder else f"{stem}_segone{one.endings[0]}"
 
 

@@ -141,6 +141,45 @@ def test_failure_while_moving_takes_back_what_was_moved(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("row", [row for row in registry.FORMATS if row.numbered])
+def test_folder_that_is_overwritten_keeps_no_former_structure(
+    tmp_path: Path, row: registry.Format
+) -> None:
+    sent, out = content(), tmp_path / "out"
+    registry.write(sent, out, name=row.name)
+    mine = [out / f"04_mine{row.numbered}", out / "03_white-matter-lesions.txt"]
+    for path in mine:
+        path.write_text("mine")
+    turned = replace(sent, segments=(sent.segments[1], sent.segments[0]))
+    written = registry.write(turned, out, name=row.name, force=True)
+    assert set(out.iterdir()) == {*written, *mine}
+    assert [path.name for path in sorted(out.glob("0[12]*"))] == [
+        f"01_right-amygdala{row.numbered}",
+        f"02_left-hippocampus{row.numbered}",
+    ]
+
+
+def test_failure_while_overwriting_leaves_all_files_as_they_were(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    sent, out = content(), tmp_path / "masks"
+    registry.write(sent, out, name="masks")
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    replace_ = os.replace
+
+    def fails_at_the_table(source: Any, there: Any) -> None:
+        if there == out / "masks.tsv":
+            monkeypatch.undo()
+            raise OSError(errno.EIO, "Input/output error")
+        replace_(source, there)
+
+    monkeypatch.setattr(staging.os, "replace", fails_at_the_table)
+    turned = replace(sent, segments=(sent.segments[1], sent.segments[0]))
+    with pytest.raises(BadInput, match="Input/output error"):
+        registry.write(turned, out, name="masks", force=True)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_read_only_disk_is_said(tmp_path: Path, monkeypatch: Any) -> None:
     def read_only(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system")

@@ -54,6 +54,26 @@ def test_label_map_comes_back_with_names_and_colours(
         assert after.grid.is_same_as(before.grid)
 
 
+def test_masks_keep_their_names_where_one_of_them_was_deleted(tmp_path: Path) -> None:
+    sent = content()
+    registry.write(sent, tmp_path / "masks", name="masks")
+    (tmp_path / "masks" / "01_left-hippocampus.nii.gz").unlink()
+    came = read_segments(tmp_path / "masks")
+    for before, after in zip(sent.segments[1:], came, strict=True):
+        assert (after.name, after.colour) == (before.name, before.colour)
+        np.testing.assert_array_equal(after.mask.data, before.mask.data)
+
+
+def test_mask_of_another_program_is_called_as_its_file_says(tmp_path: Path) -> None:
+    sent = content()
+    registry.write(sent, tmp_path / "masks", name="masks")
+    masks = tmp_path / "masks"
+    (masks / "01_left-hippocampus.nii.gz").rename(masks / "01_left-thalamus.nii.gz")
+    (masks / "02_right-amygdala.nii.gz").rename(masks / "pons.nii.gz")
+    names = [one.name for one in read_segments(masks)]
+    assert names == ["left thalamus", "white matter lesions", "third ventricle", "pons"]
+
+
 @pytest.mark.parametrize("kind", AFFINES)
 def test_simpleitk_finds_the_labels_at_their_place(tmp_path: Path, kind: str) -> None:
     sent = without_overlap(content(AFFINES[kind]))
