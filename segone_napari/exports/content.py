@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Colour = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
 
+BY_HAND = "by hand"
+"""What made a mask that a person drew from nothing."""
+
 NOT_FOR_DIAGNOSIS = "For research only, not for diagnosis or treatment."
 
 
@@ -43,6 +46,8 @@ class Segment:
     probability : (i, j, k) float, 0 to 1, on the mask's grid, where a system gave one.
     checkpoint : the weights that made this mask, where the content's masks differ in that.
     preset : how it was made, where that is known of each mask.
+    system : what made this mask: a system's name, or `BY_HAND`; where it is empty, what made all
+        of the content.
     is_edited : whether a person has changed the mask by hand; None where nobody knows.
     edited_with : by what it was changed, in order: "brush" (also the eraser and the
         fill), "sam2", "spread", "repair", "interpolation", and "confirmed" where slices were said
@@ -58,6 +63,7 @@ class Segment:
     probability: Volume | None = None
     checkpoint: str = ""
     preset: str = ""
+    system: str = ""
     is_edited: bool | None = None
     edited_with: tuple[str, ...] = ()
     made_at: str = ""
@@ -181,6 +187,16 @@ def labels_of(segments: Sequence[Segment]) -> Volume:
         labels[wins] = label
         best[wins] = probable[wins] if np.ndim(probable) else probable
     return Volume(labels, grid, "label map")
+
+
+def without_overlaps(content: Content) -> Content:
+    """Return the same content as a label map holds it: no voxel belongs to two segments."""
+    labels = labels_of(content.segments).data
+    segments = tuple(
+        replace(segment, mask=segment.mask.with_data((labels == label).astype(np.uint8)))
+        for label, segment in enumerate(content.segments, start=1)
+    )
+    return replace(content, segments=segments)
 
 
 @cache

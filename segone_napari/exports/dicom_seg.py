@@ -24,6 +24,7 @@ from pydicom.sr.codedict import codes
 
 from segone_napari import __version__
 from segone_napari.exports.content import (
+    BY_HAND,
     NOT_FOR_DIAGNOSIS,
     Colour,
     Content,
@@ -40,6 +41,8 @@ ENDING = ".dcm"
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SERIES_NUMBER = 900
 _UNKNOWN = "not recorded"
+# By these of `Segment.edited_with` a person alone says where the structure is.
+_WITHOUT_ALGORITHM = {"brush", "confirmed"}
 # DICOM counts slice, row, column where a volume's array counts column, row, slice.
 _ORDER = np.eye(4)[[2, 1, 0, 3]]
 _SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -138,7 +141,7 @@ def _place(values: NDArray[np.generic], grid: Grid, headers: Sequence[Dataset]) 
     series = grid_of(headers)
     turn = None if series is None else placement(grid, series)
     if series is not None and turn is not None:
-        values, affine = _turned(values, grid, turn, series)
+        values, affine = _turned(values, turn, series)
     else:
         affine = grid.affine
     try:
@@ -159,7 +162,7 @@ def _place(values: NDArray[np.generic], grid: Grid, headers: Sequence[Dataset]) 
 
 
 def _turned(
-    values: NDArray[np.generic], grid: Grid, turn: Affine, series: Grid
+    values: NDArray[np.generic], turn: Affine, series: Grid
 ) -> tuple[NDArray[np.generic], Affine]:
     """Turn the array so that its axes run as the series' columns, rows and slices do."""
     axes = [int(np.flatnonzero(row)[0]) for row in turn[:3, :3]]
@@ -180,9 +183,11 @@ def _descriptions(content: Content, segments: Sequence[Segment]) -> list[hd.seg.
 
 def _description(content: Content, segment: Segment, number: int) -> hd.seg.SegmentDescription:
     coding = coding_of(segment.name)
-    is_automatic = bool(content.system) and segment.is_edited is False
+    system = segment.system or content.system
+    kind = _kind(system, segment)
+    tools = ", ".join(segment.edited_with) if system == BY_HAND else ""
     algorithm = hd.AlgorithmIdentificationSequence(
-        name=content.system or _UNKNOWN,
+        name=tools or system or _UNKNOWN,
         family=codes.DCM.ArtificialIntelligence,
         version=f"{__version__} {segment.checkpoint or content.checkpoint}".strip()[:64],
         source="segone-napari",
@@ -192,8 +197,8 @@ def _description(content: Content, segment: Segment, number: int) -> hd.seg.Segm
         segment_label=" ".join(segment.name.split())[:64],
         segmented_property_category=_concept(coding.category),
         segmented_property_type=_concept(coding.type),
-        algorithm_type="AUTOMATIC" if is_automatic else "SEMIAUTOMATIC",
-        algorithm_identification=algorithm,
+        algorithm_type=kind,
+        algorithm_identification=None if kind == "MANUAL" else algorithm,
         tracking_uid=hd.UID(),
         tracking_id=f"{number} {segment.name}"[:64],
         anatomic_regions=None if coding.region is None else [_concept(coding.region)],
@@ -201,9 +206,16 @@ def _description(content: Content, segment: Segment, number: int) -> hd.seg.Segm
     )
     description.SegmentDescription = NOT_FOR_DIAGNOSIS
     if coding.side is not None:
-        kind = description.SegmentedPropertyTypeCodeSequence[0]
-        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(coding.side)]
+        property_type = description.SegmentedPropertyTypeCodeSequence[0]
+        property_type.SegmentedPropertyTypeModifierCodeSequence = [_concept(coding.side)]
     return description
+
+
+def _kind(system: str, segment: Segment) -> str:
+    """How a segment came about, as DICOM calls it."""
+    if system == BY_HAND and set(segment.edited_with) <= _WITHOUT_ALGORITHM:
+        return "MANUAL"
+    return "AUTOMATIC" if system and segment.is_edited is False else "SEMIAUTOMATIC"
 
 
 def _concept(code: Code) -> hd.sr.CodedConcept:

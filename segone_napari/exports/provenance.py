@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
 
 from segone_napari import __version__
 from segone_napari.exports.content import NOT_FOR_DIAGNOSIS, Content, Segment
@@ -22,6 +26,9 @@ ENDING = ".provenance.json"
 FORMAT = 1
 
 _SAME_ML = 1e-4  # tables are rounded to this
+_SAME_MM = 0.1
+# What a record or a table says of one segment.
+_Row = Mapping[str, Any]
 
 
 def write(content: Content, path: Path) -> None:
@@ -88,6 +95,8 @@ def names_in(path: Path) -> list[str]:
 def remembered(content: Content, path: Path) -> Content:
     """Add what the record at `path` says of the segments of the same names, and of their maker.
 
+    Of a mask that is another one now, nobody knows whether it was edited by hand.
+
     Raises
     ------
     BadInput
@@ -95,29 +104,21 @@ def remembered(content: Content, path: Path) -> Content:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        rows = {row["name"]: row for row in document["segments"]}
-        segments = tuple(
-            replace(
-                segment,
-                prompt=rows[segment.name]["prompt"] or "",
-                confidence=rows[segment.name]["confidence"],
-                checkpoint=rows[segment.name]["checkpoint"] or "",
-                preset=rows[segment.name].get("preset") or "",
-                is_edited=rows[segment.name]["edited_by_hand"],
-                edited_with=tuple(rows[segment.name].get("edited_with") or ()),
-                made_at=rows[segment.name]["made_at"] or "",
-                edited_at=rows[segment.name]["edited_at"] or "",
-            )
-            if segment.name in rows
-            else segment
-            for segment in content.segments
-        )
-        return replace(
+        rows = _rows_of(content.segments, document["segments"], lambda row: str(row["name"]))
+        told = replace(
             content,
-            segments=segments,
+            segments=tuple(
+                segment if row is None else _recalled(segment, row, document["system"] or "")
+                for segment, row in zip(content.segments, rows, strict=True)
+            ),
+            image_checksum=document["image"]["voxels_checksum"] or "",
+        )
+        if None in rows:  # nobody knows what made that one
+            return told
+        return replace(
+            told,
             system=document["system"] or "",
             checkpoint=document["checkpoint"] or "",
-            image_checksum=document["image"]["voxels_checksum"] or "",
             options=document["options"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -136,21 +137,22 @@ def told_by_table(content: Content, path: Path) -> Content:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        rows = {row["resolved"] or row["prompt"]: row for row in document["results"]}
-        segments = tuple(
-            replace(
-                segment,
-                prompt=rows[segment.name]["prompt"],
-                confidence=rows[segment.name]["confidence"],
-                is_edited=None if _differs(segment, rows[segment.name]) else False,
-            )
-            if segment.name in rows
-            else segment
-            for segment in content.segments
+        rows = _rows_of(
+            content.segments, document["results"], lambda row: row["resolved"] or row["prompt"]
         )
         return replace(
             content,
-            segments=segments,
+            segments=tuple(
+                segment
+                if row is None
+                else replace(
+                    segment,
+                    prompt=row["prompt"],
+                    confidence=row["confidence"],
+                    is_edited=False if _is_same(segment, row) else None,
+                )
+                for segment, row in zip(content.segments, rows, strict=True)
+            ),
             system=document["system"],
             checkpoint=document["checkpoint"],
         )
@@ -160,8 +162,59 @@ def told_by_table(content: Content, path: Path) -> Content:
         ) from error
 
 
-def _differs(segment: Segment, row: Mapping[str, Any]) -> bool:
-    return abs(segment.volume_ml - float(row["volume_ml"])) > _SAME_ML
+def _rows_of(
+    segments: Sequence[Segment], rows: Sequence[_Row], name_of: Callable[[_Row], str]
+) -> list[_Row | None]:
+    """Find the row of each segment: of those of its name the one of its mask, else the first."""
+    left = list(rows)
+    found: list[_Row | None] = []
+    for segment in segments:
+        named = [row for row in left if name_of(row) == segment.name]
+        row = next((row for row in named if _is_same(segment, row)), named[0] if named else None)
+        found.append(row)
+        left = [one for one in left if one is not row]
+    return found
+
+
+def _is_same(segment: Segment, row: _Row) -> bool:
+    """Whether a mask is the one that a row was written of."""
+    told = row.get("mask")
+    if told is None:  # a table, or a record of an earlier version
+        return abs(segment.volume_ml - float(row["volume_ml"])) <= _SAME_ML
+    mask = _mask(segment)
+    return mask["sha256"] == told["sha256"] and bool(
+        np.allclose(mask["corner_mm"], told["corner_mm"], rtol=0, atol=_SAME_MM)
+    )
+
+
+def _mask(segment: Segment) -> dict[str, Any]:
+    """What tells a mask from others, however a file orders its axes and how much is around it."""
+    orientation = nib.io_orientation(segment.grid.affine)
+    inside = nib.apply_orientation(segment.inside, orientation)
+    affine = segment.grid.affine @ nib.orientations.inv_ornt_aff(orientation, segment.grid.shape)
+    if not inside.any():
+        return {"sha256": hashlib.sha256().hexdigest(), "corner_mm": []}
+    box = ndimage.find_objects(inside.astype(np.uint8))[0]
+    digest = hashlib.sha256(str(inside[box].shape).encode())
+    digest.update(np.packbits(inside[box]).tobytes())
+    corner = nib.affines.apply_affine(affine, [side.start for side in box])
+    return {"sha256": digest.hexdigest(), "corner_mm": [round(float(x), 3) for x in corner]}
+
+
+def _recalled(segment: Segment, row: _Row, system: str) -> Segment:
+    is_same = _is_same(segment, row)
+    return replace(
+        segment,
+        prompt=row["prompt"] or "",
+        confidence=row["confidence"],
+        checkpoint=row["checkpoint"] or "",
+        preset=row.get("preset") or "",
+        system=row.get("system") or system,
+        is_edited=row["edited_by_hand"] if is_same else None,
+        edited_with=tuple(row.get("edited_with") or ()) if is_same else (),
+        made_at=row["made_at"] or "",
+        edited_at=(row["edited_at"] or "") if is_same else "",
+    )
 
 
 def _row(content: Content, segment: Segment, label: int) -> dict[str, Any]:
@@ -171,7 +224,9 @@ def _row(content: Content, segment: Segment, label: int) -> dict[str, Any]:
         "prompt": segment.prompt or None,
         "checkpoint": segment.checkpoint or content.checkpoint or None,
         "preset": segment.preset or content.options.get("preset"),
+        "system": segment.system or content.system or None,
         "volume_ml": round(segment.volume_ml, 4),
+        "mask": _mask(segment),
         "confidence": None if segment.confidence is None else round(segment.confidence, 4),
         "edited_by_hand": segment.is_edited,
         "edited_with": list(segment.edited_with),

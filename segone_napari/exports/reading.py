@@ -126,16 +126,18 @@ def _moved(data: NDArray[np.generic], turn: NDArray[np.float64], grid: Grid) -> 
 
 
 def pick(segments: Sequence[Segment], wanted: Sequence[str]) -> list[Segment]:
-    """Pick the segments with these names, in the order in which they are wanted.
+    """Pick all segments with these names, in the order in which they are wanted.
 
     Raises
     ------
     BadInput
         If there is no segment of that name.
     """
-    by_name = {segment.name.lower(): segment for segment in segments}
+    picked: list[Segment] = []
     for name in wanted:
-        if name.lower() not in by_name:
+        named = [segment for segment in segments if segment.name.lower() == name.lower()]
+        if not named:
             known = ", ".join(segment.name for segment in segments)
             raise BadInput(f"there is no structure {name!r} among the masks; there are {known}")
-    return [by_name[name.lower()] for name in wanted]
+        picked += named
+    return picked

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segone_napari.data.formats import check_output
 from segone_napari.exports import provenance
-from segone_napari.exports.content import Content, numbered_names
+from segone_napari.exports.content import Content, numbered_names, without_overlaps
 from segone_napari.exports.staging import write_together
 from segone_napari.runtime import BadInput
 
@@ -30,6 +30,7 @@ class Format:
     needs_series : whether it can be written only for an image that was a DICOM series.
     shared : files of a folder that several exports share: not replaced where they exist.
     carries_record : whether the record of where it comes from is inside already.
+    holds_overlaps : whether a voxel may belong to several structures.
     numbered : the ending of its files in a folder, one a structure (`content.numbered_names`).
     """
 
@@ -40,6 +41,7 @@ class Format:
     needs_series: bool = False
     shared: tuple[str, ...] = ()
     carries_record: bool = False
+    holds_overlaps: bool = True
     numbered: str = ""
 
     @property
@@ -55,6 +57,7 @@ FORMATS = (
         "NIfTI or MGH label map with its table",
         (".nii.gz", ".nii", ".mgz", ".mgh"),
         _HERE + "label_map:write_label_map",
+        holds_overlaps=False,
     ),
     Format(
         "masks",
@@ -126,6 +129,7 @@ FORMATS = (
         _HERE + "bids:write",
         shared=("dataset_description.json",),
         carries_record=True,
+        holds_overlaps=False,
     ),
 )
 
@@ -233,6 +237,8 @@ def fill(content: Content, path: Path, row: Format, *, record: bool = True) -> N
         raise BadInput(
             "a DICOM segmentation belongs to a DICOM series; name its folder with --image"
         )
+    if not row.holds_overlaps:
+        content = without_overlaps(content)  # the record is of the masks that can be read again
     if row.is_folder:
         path.mkdir(exist_ok=True)
     module, _, function = row.function.partition(":")

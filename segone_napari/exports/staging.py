@@ -53,7 +53,7 @@ def write_together(
     target : what to call all of it in a message, such as the main file.
     force : whether files that exist are overwritten.
     shared : files that are left as they are where they exist.
-    former : files in these folders that go where they aren't overwritten.
+    former : files in these folders that go with `force`, where they aren't overwritten.
 
     Returns
     -------
@@ -81,8 +81,8 @@ def write_together(
             for to, path in moves.items():
                 _check_free(to, force=force)
                 _sync(path)
-            replaced = [path for path in dict.fromkeys([*moves, *former]) if path.is_file()]
-            asides = {path: _aside(path, stagings) for path in replaced}
+            replaced = dict.fromkeys([*moves, *former]) if force else ()
+            asides = {path: _aside(path, stagings) for path in replaced if path.is_file()}
             _publish(moves, asides)
         except OSError as error:
             raise BadInput(why_not_written(target, error)) from error

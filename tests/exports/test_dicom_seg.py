@@ -1,5 +1,6 @@
 """DICOM Segmentation: valid, tied to its series, coded, no more of the patient than is due."""
 
+import json
 import shutil
 import subprocess
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pydicom.dataset import Dataset
 from segone_napari import __version__
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.exports import registry
-from segone_napari.exports.content import Content
+from segone_napari.exports.content import BY_HAND, Content
 from segone_napari.exports.reading import read_segments
 from segone_napari.runtime import BadInput
 from segone_napari.volume import Volume
@@ -115,6 +116,35 @@ def test_segments_say_what_they_are_and_what_made_them(tmp_path: Path, sent: Con
     assert "not for diagnosis" in made.SeriesDescription
     assert "not for diagnosis" in made.ContentDescription
     assert made.SegmentsOverlap == "YES"
+
+
+def test_each_segment_names_its_own_maker(tmp_path: Path, sent: Content) -> None:
+    first = sent.segments[0]
+    made_by = [
+        replace(first, system="segone", checkpoint="first", is_edited=False),
+        replace(first, system=BY_HAND, is_edited=True, edited_with=("brush",)),
+        replace(first, system=BY_HAND, is_edited=True, edited_with=("sam2", "spread")),
+        first,  # opened from a file without a record
+    ]
+    mixed = replace(sent, segments=tuple(made_by), system="", checkpoint="")
+    (out, record) = registry.write(mixed, tmp_path / "out.dcm")
+    told = []
+    for one in pydicom.dcmread(out).SegmentSequence:
+        algorithms = one.get("SegmentationAlgorithmIdentificationSequence", [])
+        told.append((one.SegmentAlgorithmType, [a.AlgorithmName for a in algorithms]))
+    assert told == [
+        ("AUTOMATIC", ["segone"]),
+        ("MANUAL", []),
+        ("SEMIAUTOMATIC", ["sam2, spread"]),
+        ("SEMIAUTOMATIC", ["not recorded"]),
+    ]
+    systems = [row["system"] for row in json.loads(record.read_text("utf-8"))["segments"]]
+    assert systems == ["segone", BY_HAND, BY_HAND, None]
+    if shutil.which("dciodvfy") is not None:
+        checked = subprocess.run(
+            ["dciodvfy", str(out)], capture_output=True, text=True, check=False
+        )
+        assert "Error" not in checked.stderr + checked.stdout
 
 
 def test_probabilities_come_back_to_a_255th(tmp_path: Path, sent: Content) -> None:

@@ -84,7 +84,10 @@ def test_record_says_where_the_masks_come_from(tmp_path: Path, sent: Content) ->
     # And it goes on with the masks when they are exported again.
     again = provenance.remembered(content(), record)
     assert again.segments[0].is_edited is True
-    assert again.system == "segone"
+    assert [one.system for one in again.segments] == ["segone", "", "", ""]
+    assert again.system == ""  # the record says nothing of the others
+    (one,) = again.segments[:1]
+    assert provenance.remembered(content().only(one), record).system == "segone"
 
 
 @pytest.mark.parametrize("row", FILES, ids=lambda row: row.name)
