@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
 T = TypeVar("T")
@@ -32,7 +33,11 @@ class Keeper(QObject):  # type: ignore[misc, unused-ignore]
         then: Callable[[T], None] | None = None,
         failed: Callable[[Exception], None] | None = None,
     ) -> None:
-        """Do `work` in the thread, then call `then` with its value, or `failed` with its error."""
+        """Do `work` in the thread, then call `then` with its value, or `failed` with its error.
+
+        What is done is finished where a window that wants to know of it was closed meanwhile; its
+        method isn't called.
+        """
         if self._is_stopped:
             return
         try:
@@ -65,5 +70,10 @@ class Keeper(QObject):  # type: ignore[misc, unused-ignore]
             self._is_stopped = True
 
     def _call(self, then: Callable[[Any], None], value: Any) -> None:
-        if not self._is_stopped:
+        if not self._is_stopped and not _is_gone(getattr(then, "__self__", None)):
             then(value)
+
+
+def _is_gone(owner: object) -> bool:
+    """Whether Qt has deleted its half of an object, such as a window that was closed."""
+    return isinstance(owner, QObject) and not isalive(owner)  # type: ignore[no-untyped-call]
