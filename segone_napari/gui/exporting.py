@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from qtpy.QtCore import Qt, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
@@ -29,7 +27,7 @@ from qtpy.QtWidgets import (
 from segone_napari import montage
 from segone_napari.data import formats
 from segone_napari.exports import registry
-from segone_napari.exports.content import Content, Segment, labels_of
+from segone_napari.exports.content import Content, labels_of
 from segone_napari.exports.dicom_series import files_of
 from segone_napari.exports.registry import FORMATS, Format
 from segone_napari.exports.staging import Occupied, write_together
@@ -37,10 +35,10 @@ from segone_napari.gui import garbage
 from segone_napari.gui.controls import push
 from segone_napari.gui.imagework import ImageWork
 from segone_napari.gui.keeper import Keeper
+from segone_napari.gui.origins import SYSTEM, segment_of
 from segone_napari.gui.preferences import Preferences
 from segone_napari.project import Row
 from segone_napari.runtime import BadInput, SegOneError
-from segone_napari.volume import Volume
 
 OFFERED = ("nifti", "masks", "csv", "seg-nrrd", "dicom-seg", "glb", "stl-folder", "bids")
 USUAL = "nifti csv"
@@ -66,8 +64,10 @@ class ExportWindow(QDialog):
         self._work = work
         self._keeper = keeper
         self._preferences = preferences
-        self._rows = [row for row in work.rows if row.state != "not found"]
-        self._structures = [_check(f"export_row_{row.id}", row.name, True) for row in self._rows]
+        self._structures: dict[int, QCheckBox] = {}
+        self._structures_column = _column([])
+        self._follow_rows()
+        work.changed.connect(self._follow_rows)
         usual = preferences.text("export_formats", USUAL).split()
         self._formats = {
             one.name: _check(f"export_{one.name}", one.title, one.name in usual)
@@ -98,9 +98,8 @@ class ExportWindow(QDialog):
 
     def export(self) -> None:
         """Write what is chosen."""
-        rows = [
-            row for row, box in zip(self._rows, self._structures, strict=True) if box.isChecked()
-        ]
+        chosen = [row_id for row_id, box in self._structures.items() if box.isChecked()]
+        rows = [row for row in _rows_of(self._work) if row.id in chosen]
         names = [name for name, box in self._formats.items() if box.isChecked()]
         folder = Path(self._folder.text().strip()).expanduser()
         if not rows or not names:
@@ -138,6 +137,17 @@ class ExportWindow(QDialog):
         words = str(error) if is_known else f"{type(error).__name__}: {error}"
         self._words.setText(f"Nothing was written: {words}")
 
+    def _follow_rows(self) -> None:
+        """List the structures that there are by now; what is new is chosen."""
+        rows = {row.id: row for row in _rows_of(self._work)}
+        for row_id in self._structures.keys() - rows.keys():
+            self._structures.pop(row_id).deleteLater()
+        for row_id, row in rows.items():
+            if row_id not in self._structures:
+                self._structures[row_id] = _check(f"export_row_{row_id}", row.name, True)
+                before_stretch = self._structures_column.count() - 1
+                self._structures_column.insertWidget(before_stretch, self._structures[row_id])
+
     def _choose_folder(self) -> None:
         chosen = QFileDialog.getExistingDirectory(self, "Export into", self._folder.text())
         if chosen:
@@ -161,8 +171,8 @@ class ExportWindow(QDialog):
         buttons.addWidget(self._close)
         buttons.addWidget(self._export)
         column = QVBoxLayout(self)
-        column.addWidget(_group("Structures", self._structures), 1)
-        column.addWidget(_group("Formats", list(self._formats.values())))
+        column.addWidget(_group("Structures", self._structures_column), 1)
+        column.addWidget(_group("Formats", _column(self._formats.values())))
         column.addLayout(called)
         column.addLayout(where)
         column.addWidget(self._force)
@@ -190,43 +200,35 @@ def default_name(work: ImageWork) -> str:
 
 
 def content_of(work: ImageWork, rows: Sequence[Row], stem: str) -> Content:
-    """Take rows as they are now: for a worker, since masks are copied and the image is loaded."""
-    grid = work.values.grid
-    segments = []
-    for row in rows:
-        mask = Volume((work.history.masks[row.id] != 0).astype(np.uint8), grid, row.name)
-        edits = work.history.edits(row.id)
-        made = [edit.time for edit in edits if edit.kind == "result"]
-        changed = [edit for edit in edits if edit.kind not in ("result", "row")]
-        segments.append(
-            Segment(
-                row.name,
-                row.colour,
-                mask,
-                prompt=row.prompt,
-                confidence=row.confidence,
-                checkpoint=row.checkpoint,
-                preset=row.preset,
-                is_edited=any(edit.kind != "confirmed" for edit in changed),
-                edited_with=tuple(dict.fromkeys(edit.kind for edit in changed)),
-                made_at=_time(made[-1]) if made else "",
-                edited_at=_time(changed[-1].time) if changed else "",
-            )
-        )
+    """Take rows as they are now: for a worker, since masks are copied and the image is loaded.
+
+    Raises
+    ------
+    BadInput
+        If one of the rows isn't there any more.
+    """
+    history, grid = work.history, work.values.grid
+    rows = [history.row(row.id) for row in rows]
+    segments = tuple(segment_of(history, row, grid) for row in rows)
     reference, path = work.reference, work.reference.path
     is_there = path is not None and path.exists()
     files = files_of(path, reference.series, reference.volume_index) if path and is_there else ()
-    checkpoints = dict.fromkeys(row.checkpoint for row in rows if row.checkpoint)
-    presets = dict.fromkeys(row.preset for row in rows if row.preset)
-    return Content(
-        tuple(segments),
+    content = Content(
+        segments,
         image=work.values.volume,
         image_files=files,
         image_checksum=reference.checksum,
-        system="segone",
+        subject=_subject(stem),
+    )
+    if any(segment.system != SYSTEM for segment in segments):
+        return content  # what is said of all of them would not be true
+    checkpoints = dict.fromkeys(row.checkpoint for row in rows if row.checkpoint)
+    presets = dict.fromkeys(row.preset for row in rows if row.preset)
+    return replace(
+        content,
+        system=SYSTEM,
         checkpoint=", ".join(checkpoints),
         options={"preset": ", ".join(presets)} if presets else {},
-        subject=_subject(stem),
     )
 
 
@@ -287,6 +289,10 @@ class _LegendLine:
     found: bool = True
 
 
+def _rows_of(work: ImageWork) -> list[Row]:
+    return [row for row in work.rows if row.state != "not found"]
+
+
 def _formats_for(work: ImageWork) -> list[Format]:
     path = work.reference.path
     is_series = path is not None and path.exists() and formats.is_dicom(path)
@@ -328,10 +334,6 @@ def _file_name(stem: str, name: str) -> str:
     return f"{stem}_{one.name}" if one.is_folder else f"{stem}_segone{one.endings[0]}"
 
 
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
 def _check(name: str, title: str, is_checked: bool) -> QCheckBox:
     box = QCheckBox(title)
     box.setObjectName(name)
@@ -346,13 +348,18 @@ def _push(name: str, title: str, hint: str, action: Callable[[], Any]) -> QPushB
     return button
 
 
-def _group(title: str, boxes: Sequence[QCheckBox]) -> QWidget:
-    inside = QWidget()
-    column = QVBoxLayout(inside)
+def _column(boxes: Iterable[QCheckBox]) -> QVBoxLayout:
+    column = QVBoxLayout()
     column.setSpacing(2)
     for box in boxes:
         column.addWidget(box)
     column.addStretch(1)
+    return column
+
+
+def _group(title: str, column: QVBoxLayout) -> QWidget:
+    inside = QWidget()
+    inside.setLayout(column)
     area = QScrollArea()
     area.setWidgetResizable(True)
     area.setFrameShape(QScrollArea.Shape.NoFrame)

@@ -7,6 +7,7 @@ image has been opened.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from napari.layers import Image, Labels
 
 from segone_napari.exports.content import Segment, known_term
 from segone_napari.exports.reading import place
-from segone_napari.gui import layers
+from segone_napari.gui import layers, origins
+from segone_napari.gui.origins import Origin
 from segone_napari.project import Row
 from segone_napari.runtime import BadInput
 
@@ -40,6 +42,8 @@ def layer_data(segment: Segment, path: Path, images: Iterable[Image]) -> tuple[A
         "prompt": segment.prompt,
         "confidence": segment.confidence,
         "checkpoint": segment.checkpoint,
+        "preset": segment.preset,
+        "origin": Origin.of(segment),
     }
     for image in images:
         try:
@@ -94,9 +98,16 @@ def _take(viewer: Any, work: ImageWork, layer: Labels) -> None:
     is_over_image = owner is not None
     shown = {row.name: layer} if is_over_image else {}
     values = np.ascontiguousarray(segment.mask.data != 0, dtype=np.uint8)
-    work.put(lambda _: [(row, values)], shown, lambda: None, words=f"opened {row.name}")
+    then = partial(_keep_origin, work, row.name, facts["origin"])
+    work.put(lambda _: [(row, values)], shown, then, words=f"opened {row.name}")
     if not is_over_image:
         viewer.layers.remove(layer)
+
+
+def _keep_origin(work: ImageWork, name: str, origin: Origin) -> None:
+    row = work.row_named(name)
+    if row is not None:
+        origins.keep(work.history, row.id, origin)
 
 
 def _row(facts: dict[str, Any], name: str) -> Row:
@@ -108,6 +119,7 @@ def _row(facts: dict[str, Any], name: str) -> Row:
         colour=facts["colour"],
         confidence=facts["confidence"],
         checkpoint=facts["checkpoint"],
+        preset=facts["preset"],
     )
 
 

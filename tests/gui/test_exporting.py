@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import threading
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from PIL import Image
 from qtpy.QtCore import Qt
@@ -21,6 +23,9 @@ from qtpy.QtWidgets import (
 )
 
 from segone_napari.data import formats
+from segone_napari.exports import registry
+from segone_napari.exports.content import BY_HAND, Content, Segment
+from segone_napari.gui.exporting import content_of, default_name
 from segone_napari.gui.widget import SegOneWidget
 from tests.exports.cases import save_series
 from tests.exports.test_privacy import SECRETS
@@ -227,3 +232,162 @@ def test_folder_of_an_image_on_a_cd_is_in_the_persons_own(
     field = child(widget, QLineEdit, "export_folder")
     assert field.text() == str(Path.home() / "segone-export")
     click(qtbot, widget, QPushButton, "export_close")
+
+
+def opened_export(qtbot, widget, folder: Path) -> QWidget:
+    """Open the export window, for a label map and its measures in a folder."""
+    click(qtbot, widget, QPushButton, "export")
+    window = child(widget, QWidget, "export_window")
+    child(window, QLineEdit, "export_folder").setText(str(folder))
+    return window
+
+
+def held_up(widget) -> threading.Event:
+    """Let whatever takes longer wait until the event is set."""
+    gate = threading.Event()
+    widget._keeper.run(gate.wait)
+    return gate
+
+
+def test_export_is_finished_where_its_window_is_closed_meanwhile(
+    qtbot, open_widget, tmp_path
+) -> None:
+    _, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    for folder, is_fine in ((tmp_path / "out", True), (tmp_path / "file", False)):
+        window = opened_export(qtbot, widget, folder)
+        if not is_fine:
+            folder.write_text("in the way")
+        gate = held_up(widget)
+        click(qtbot, window, QPushButton, "export_now")
+        window.close()
+        qtbot.waitUntil(lambda: widget.findChild(QWidget, "export_window") is None)
+        done = threading.Event()
+        with qtbot.captureExceptions() as errors:
+            gate.set()
+            widget._keeper.run(lambda: None, lambda _, done=done: done.set())
+            qtbot.waitUntil(done.is_set, timeout=PATIENCE_MS)
+        assert errors == []
+    assert (tmp_path / "out" / f"{default_name(widget._work)}_segone.csv").is_file()
+
+
+def test_export_window_lists_the_structures_that_there_are_by_now(
+    qtbot, open_widget, tmp_path
+) -> None:
+    _, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball; right ball")
+    window = opened_export(qtbot, widget, tmp_path / "out")
+    left, _ = widget._work.rows
+    widget._work.remove(left.id)
+    ask_and_wait(qtbot, widget, "balls")
+
+    def listed() -> list[str]:
+        boxes = window.findChildren(QCheckBox)
+        return [box.text() for box in boxes if box.objectName().startswith("export_row_")]
+
+    qtbot.waitUntil(lambda: sorted(listed()) == ["balls", "right ball"], timeout=PATIENCE_MS)
+    assert export(qtbot, window).startswith("Wrote")
+    (table,) = (tmp_path / "out").glob("*_segone.tsv")
+    names = [line.split("\t")[1] for line in table.read_text("utf-8").splitlines()[1:]]
+    assert names == ["right ball", "balls"]
+    # One that goes while others are being written is said.
+    gate = held_up(widget)
+    click(qtbot, window, QPushButton, "export_now")
+    widget._work.remove(widget._work.rows[0].id)
+    gate.set()
+    words = child(window, QLabel, "export_words")
+    qtbot.waitUntil(lambda: words.text() != "Writing …", timeout=PATIENCE_MS)
+    assert "Nothing was written: there is no row" in words.text()
+    window.close()
+
+
+@pytest.mark.parametrize("name", ["segone.csv.provenance.json", "segone.tsv", "masks/masks.tsv"])
+def test_one_file_in_the_way_stops_every_format(qtbot, open_widget, tmp_path, name: str) -> None:
+    _, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    out = tmp_path / "out"
+    window = opened_export(qtbot, widget, out)
+    child(window, QLineEdit, "export_name").setText("head")
+    for one in ("masks", "picture"):
+        tick(window, f"export_{one}", True)
+    there = out / f"head_{name}"
+    there.parent.mkdir(parents=True)
+    there.write_text("mine")
+    before = sorted(out.rglob("*"))
+    words = export(qtbot, window)
+    assert words.startswith("Nothing was written")
+    assert "tick 'Overwrite'" in words
+    assert sorted(out.rglob("*")) == before
+    tick(window, "export_force", True)
+    assert export(qtbot, window).startswith("Wrote")
+    assert there.read_text("utf-8") != "mine"
+    window.close()
+
+
+def record_of(widget, name: str) -> Segment:
+    """What an export says of a row."""
+    work = widget._work
+    content = content_of(work, work.rows, "head")
+    return next(one for one in content.segments if one.name == name)
+
+
+def test_what_was_replaced_by_a_new_result_is_not_called_edited(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    viewer.layers["left ball"].paint((3, 3, 3), 1)
+    assert record_of(widget, "left ball").edited_with == ("brush",)
+    ask_and_wait(qtbot, widget, "left ball")
+    child(rows(widget)[0], QLabel, "note").linkActivated.emit("segone:replace")
+    (row,) = widget._work.rows
+    qtbot.waitUntil(lambda: not widget._work.is_edited(row.id), timeout=PATIENCE_MS)
+    told = record_of(widget, "left ball")
+    assert (told.is_edited, told.edited_with, told.edited_at) == (False, (), "")
+    assert (told.system, bool(told.made_at)) == ("segone", True)
+
+
+def test_what_was_outlined_by_hand_is_said_to_be(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball; azure stone")
+    child(rows(widget)[-1], QLabel, "note").linkActivated.emit("segone:draw")
+    qtbot.waitUntil(lambda: "azure stone" in viewer.layers, timeout=PATIENCE_MS)
+    viewer.layers["azure stone"].paint((3, 3, 3), 1)
+    told = record_of(widget, "azure stone")
+    assert (told.system, told.is_edited, told.edited_with) == (BY_HAND, True, ("brush",))
+    assert record_of(widget, "left ball").system == "segone"
+    work = widget._work
+    mixed = content_of(work, work.rows, "head")
+    assert (mixed.system, mixed.checkpoint, mixed.options) == ("", "", {})
+
+
+@pytest.mark.parametrize("has_record", [True, False])
+def test_opened_mask_is_exported_with_what_its_file_said(
+    qtbot, open_widget, tmp_path, has_record: bool
+) -> None:
+    volume = head()
+    mask = volume.with_data((volume.data > 150).astype(np.uint8))
+    sent = Segment(
+        "left hippocampus",
+        (1, 2, 3),
+        mask,
+        system=BY_HAND,
+        is_edited=True,
+        edited_with=("brush",),
+        made_at="2026-01-02T03:04:05+00:00",
+    )
+    path = tmp_path / "a_dseg.nii.gz"
+    registry.write(Content((sent,)), path, record=has_record)
+    viewer, widget = open_widget(volume)
+    qtbot.waitUntil(lambda: widget._work is not None, timeout=PATIENCE_MS)
+    viewer.open(str(path), plugin="segone-napari")
+    qtbot.waitUntil(lambda: "opened" in widget._work.history.notes, timeout=PATIENCE_MS)
+    told = record_of(widget, "left hippocampus")
+    if has_record:
+        assert (told.system, told.is_edited, told.edited_with) == (BY_HAND, True, ("brush",))
+        assert told.made_at == sent.made_at
+    else:
+        assert (told.system, told.is_edited, told.edited_with) == ("", None, ())
+    assert content_of(widget._work, widget._work.rows, "head").system == ""
+    # What is done to it here is known.
+    viewer.layers["left hippocampus"].paint((3, 3, 3), 1)
+    told = record_of(widget, "left hippocampus")
+    assert (told.is_edited, told.edited_with) == (True, ("brush",))
