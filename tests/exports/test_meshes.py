@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from segone_napari.exports import registry
+from segone_napari.exports import measures, registry
 from segone_napari.exports.content import Content, Segment
 from segone_napari.exports.measures import area_mm2, measure
 from segone_napari.exports.meshes import surface_of
@@ -215,6 +215,29 @@ def test_surface_does_not_depend_on_how_the_axes_lie() -> None:
     slanted[0, 2] = 0.8  # a tilted gantry
     one = ball(9.0, slanted, (0.0, 0.0, 0.0))
     assert area_mm2(one) == pytest.approx(4 * np.pi * 81, rel=0.04)
+
+
+def test_specks_of_the_same_shape_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+    area_of_part = measures._area_of_part
+
+    def counted(inside: np.ndarray, *grid: np.ndarray) -> float:
+        measured.append(inside.shape)
+        return area_of_part(inside, *grid)
+
+    monkeypatch.setattr(measures, "_area_of_part", counted)
+    mask = np.zeros((40, 40, 40), dtype=np.uint8)
+    mask[2:-2:4, 2:-2:4, 2:-2:4] = 1
+    mask[0, 0, :2] = 1
+    affine = np.diag([1.0, 1.0, 5.0, 1.0])
+    area = area_mm2(Segment("noise", (1, 2, 3), Volume.from_affine(mask, affine)))
+    assert sorted(measured) == [(1, 1, 1), (1, 1, 2)]
+    mask[1:] = 0
+    pair = area_mm2(Segment("pair", (1, 2, 3), Volume.from_affine(mask, affine)))
+    mask[:] = 0
+    mask[2, 2, 2] = 1
+    speck = area_mm2(Segment("speck", (1, 2, 3), Volume.from_affine(mask, affine)))
+    assert area == pytest.approx(pair + 729 * speck)
 
 
 def test_measures_of_nothing_are_zero(tmp_path: Path) -> None:
