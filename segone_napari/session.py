@@ -14,19 +14,21 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from segone_napari.config import SegmentOptions
 from segone_napari.data import formats
 from segone_napari.data.vocabulary import Vocabulary, split_prompts
-from segone_napari.exports.content import file_name
-from segone_napari.exports.label_map import table_beside, table_of
+from segone_napari.exports.content import labels_in, numbered_names
+from segone_napari.exports.label_map import MASKS_TABLE, table_beside, table_of
+from segone_napari.exports.registry import format_named, former_files
+from segone_napari.exports.staging import write_together
 from segone_napari.project import Project
 from segone_napari.project.versions import Versions
 from segone_napari.runtime import BadCheckpoint, BadInput, Progress, no_progress
@@ -50,6 +52,10 @@ TABLE_COLUMNS = (
     "volume_ml",
     "seconds",
 )
+
+
+# What is in a folder of masks.
+_MASK_NAME = re.compile(rf"\d{{2,}}_.+\.nii\.gz$|{re.escape(MASKS_TABLE)}$")
 
 
 class Session:
@@ -305,7 +311,7 @@ class Outputs:
     Attributes
     ----------
     label_map : one integer image for all prompts; its table ``OUT.tsv`` is written beside it.
-    masks : a folder for one mask a prompt; made where it is missing.
+    masks : a folder for one mask a prompt, and their table ``masks.tsv``; made where it is missing.
     table : ``.json`` or ``.csv``.
     uncertainty : an image, at each voxel the largest uncertainty of any prompt.
     force : whether what exists is overwritten.
@@ -373,22 +379,18 @@ def write_outputs(
         uncertainty was asked for and the system has none.
     """
     outputs.check()
-    written: list[Path] = []
-    with _taken_back_on_failure(outputs, written):
-        if outputs.label_map is not None:
-            written.append(_put(label_map(results), outputs.label_map, outputs))
-            beside = table_beside(outputs.label_map)
-            written.append(_put(_label_table(results), beside, outputs))
-        if outputs.masks is not None:
-            outputs.masks.mkdir(parents=True, exist_ok=True)
-            for path, result in zip(mask_paths(results, outputs.masks), results, strict=True):
-                written.append(_put(result.mask, path, outputs))
-        if outputs.table is not None:
-            text = _table_text(results, outputs.table, image, system, checkpoint)
-            written.append(_put(text, outputs.table, outputs))
-        if outputs.uncertainty is not None:
-            written.append(_put(uncertainty_map(results), outputs.uncertainty, outputs))
-    return written
+    files = _files(results, outputs, image, system, checkpoint)
+    folders = dict.fromkeys(path.parent for path in files)
+    former = []
+    if outputs.masks is not None:
+        former = former_files(outputs.masks, format_named("masks"))
+    write_together(
+        {folder: partial(_fill, _inside(files, folder)) for folder in folders},
+        target=next(iter(files), Path()),
+        force=outputs.force,
+        former=former,
+    )
+    return list(files)
 
 
 def write_label_map(results: Sequence[Result], path: str | Path, *, force: bool = False) -> Path:
@@ -401,7 +403,8 @@ def write_masks(
 ) -> list[Path]:
     """Write one uint8 mask a prompt, overlaps kept: ``01_left-hippocampus.nii.gz`` and so on.
 
-    The mask of what was not found is empty.
+    The mask of what was not found is empty. Their names and colours are in ``masks.tsv``, which
+    comes last in what is returned.
     """
     return write_outputs(results, Outputs(masks=Path(folder).expanduser(), force=force))
 
@@ -429,16 +432,11 @@ def label_map(results: Sequence[Result]) -> Volume:
     -------
     Volume of uint8, or uint16 above 255 results, on the results' grid.
     """
-    grid = _common_grid(results)
-    labels = np.zeros(grid.shape, dtype=np.uint8 if len(results) <= 255 else np.uint16)
-    best = np.zeros(grid.shape, dtype=np.float16)
-    for label, result in enumerate(results, start=1):
-        if not result.found:
-            continue
-        wins = (result.probability > 0.5) & (result.probability > best[result.box])
-        labels[result.box][wins] = label
-        best[result.box][wins] = result.probability[wins]
-    return Volume(labels, grid, "label map")
+    pieces = [
+        (result.box, (result.probability > 0.5) & result.found, result.probability)
+        for result in results
+    ]
+    return labels_in(_common_grid(results), pieces)
 
 
 def uncertainty_map(results: Sequence[Result]) -> Volume:
@@ -472,13 +470,6 @@ def no_uncertainty() -> BadInput:
     )
 
 
-def mask_paths(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Name the file of each result's mask, in order: ``01_left-hippocampus.nii.gz``."""
-    width = max(2, len(str(len(results))))
-    names = [file_name(result.resolved or result.prompt, otherwise="prompt") for result in results]
-    return [folder / f"{n:0{width}}_{name}.nii.gz" for n, name in enumerate(names, start=1)]
-
-
 def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """List what a table says of each result; the keys are `TABLE_COLUMNS`."""
     return [
@@ -496,6 +487,47 @@ def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
+def _files(
+    results: Sequence[Result], outputs: Outputs, image: str, system: str, checkpoint: str
+) -> dict[Path, Callable[[], Volume | str]]:
+    """List all files, the label map first, each with what makes its image or its text."""
+    files: dict[Path, Callable[[], Volume | str]] = {}
+    if outputs.label_map is not None:
+        files[outputs.label_map] = lambda: label_map(results)
+        files[table_beside(outputs.label_map)] = lambda: _label_table(results)
+    if outputs.masks is not None:
+        for name, result in zip(numbered_names(_names(results)), results, strict=True):
+            files[outputs.masks / f"{name}.nii.gz"] = partial(getattr, result, "mask")
+        files[outputs.masks / MASKS_TABLE] = lambda: _label_table(results)
+    if outputs.table is not None:
+        files[outputs.table] = partial(
+            _table_text, results, outputs.table, image, system, checkpoint
+        )
+    if outputs.uncertainty is not None:
+        files[outputs.uncertainty] = lambda: uncertainty_map(results)
+    return files
+
+
+def _inside(
+    files: Mapping[Path, Callable[[], Volume | str]], folder: Path
+) -> dict[str, Callable[[], Volume | str]]:
+    """The files of one folder, by their names."""
+    return {path.name: make for path, make in files.items() if path.parent == folder}
+
+
+def _fill(files: Mapping[str, Callable[[], Volume | str]], folder: Path) -> None:
+    for name, make in files.items():
+        what = make()
+        if isinstance(what, Volume):
+            formats.write(what, folder / name)
+        else:
+            (folder / name).write_text(what, encoding="utf-8")
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    return [result.resolved or result.prompt for result in results]
+
+
 def _common_grid(results: Sequence[Result]) -> Grid:
     grid = results[0].grid
     assert all(result.grid.is_same_as(grid) for result in results), "results of several images"
@@ -503,7 +535,8 @@ def _common_grid(results: Sequence[Result]) -> Grid:
 
 
 def _label_table(results: Sequence[Result]) -> str:
-    return table_of((result.resolved or result.prompt, result.colour) for result in results)
+    colours = [result.colour for result in results]
+    return table_of(zip(_names(results), colours, strict=True))
 
 
 def _table_text(
@@ -566,7 +599,7 @@ def _check_masks_folder(folder: Path, *, force: bool) -> None:
         return
     _check_folder(folder)
     # What the masks will be called is known only when the prompts are answered.
-    before = sorted(p.name for p in folder.iterdir() if re.match(r"\d{2,}_.+\.nii\.gz$", p.name))
+    before = sorted(path.name for path in folder.iterdir() if _MASK_NAME.match(path.name))
     if before and not force:
         raise BadInput(
             f"{folder} already holds masks ({before[0]} ...); "
@@ -576,41 +609,3 @@ def _check_masks_folder(folder: Path, *, force: bool) -> None:
 
 def _nearest_existing(folder: Path) -> Path:
     return next(parent for parent in folder.absolute().parents if parent.exists())
-
-
-@contextmanager
-def _taken_back_on_failure(outputs: Outputs, written: list[Path]) -> Iterator[None]:
-    """If the body fails, remove what it had `written`, and the folders made for masks.
-
-    A file that was there before and that the person allowed to overwrite stays overwritten.
-    """
-    existed = {path for path in outputs.files() if path.exists()}
-    folder = outputs.masks
-    if folder is not None and folder.is_dir():
-        existed.update(folder.iterdir())
-    parents = [] if folder is None else [folder.absolute(), *folder.absolute().parents]
-    missing = [parent for parent in parents if not parent.exists()]
-    try:
-        yield
-    except BaseException:
-        for path in written:
-            if path not in existed:
-                path.unlink(missing_ok=True)
-        for made in missing:
-            if made.is_dir() and not any(made.iterdir()):
-                made.rmdir()
-        raise
-
-
-def _put(what: Volume | str, path: Path, outputs: Outputs) -> Path:
-    """Write one file: an image, or text."""
-    if isinstance(what, Volume):
-        return formats.write(what, path, force=outputs.force)
-    content = what.encode("utf-8")
-    return formats.write_atomically(
-        path, lambda stream: _write_all(stream, content), force=outputs.force
-    )
-
-
-def _write_all(stream: BinaryIO, content: bytes) -> None:
-    stream.write(content)

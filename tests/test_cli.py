@@ -71,7 +71,7 @@ def test_segment_writes_what_was_asked_for(segone: Say, image: Path, out: Path) 
     assert (status, complaints) == (0, "")
     assert {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} == {
         "l.nii.gz", "l.tsv", "t.json", "u.nii.gz", "masks/01_left-hippocampus.nii.gz",
-        "masks/02_right-amygdala.nii.gz", "masks/03_liver.nii.gz",
+        "masks/02_right-amygdala.nii.gz", "masks/03_liver.nii.gz", "masks/masks.tsv",
     }  # fmt: skip
     labels, original = nib.load(out / "l.nii.gz"), nib.load(image)
     assert np.allclose(labels.affine, original.affine, atol=1e-4)

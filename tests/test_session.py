@@ -23,7 +23,6 @@ from segone_napari.session import (
     Outputs,
     Session,
     label_map,
-    mask_paths,
     write_label_map,
     write_masks,
     write_outputs,
@@ -254,7 +253,8 @@ def test_label_map_has_its_names_and_colours_beside_it(
 
 
 def test_masks_keep_overlaps_and_follow_the_prompts(results: list[Result], tmp_path: Path) -> None:
-    paths = write_masks(results, tmp_path / "new" / "masks")
+    *paths, table = write_masks(results, tmp_path / "new" / "masks")
+    assert table.name == "masks.tsv"
     assert [p.name for p in paths] == [
         "01_left-hippocampus.nii.gz",
         "02_right-amygdala.nii.gz",
@@ -274,12 +274,13 @@ def test_masks_keep_overlaps_and_follow_the_prompts(results: list[Result], tmp_p
     [
         ("../../etc/passwd", "01_etc-passwd.nii.gz"),
         ("Noyau caudé", "01_noyau-caude.nii.gz"),
-        ("海馬", "01_prompt.nii.gz"),
+        ("海馬", "01_structure.nii.gz"),
         ("x" * 300, f"01_{'x' * 60}.nii.gz"),
     ],
 )
 def test_any_prompt_makes_a_safe_file_name(name: str, file: str, tmp_path: Path) -> None:
-    assert mask_paths([constant(name, 0.7)], tmp_path) == [tmp_path / file]
+    paths = write_masks([constant(name, 0.7)], tmp_path / "masks")
+    assert paths == [tmp_path / "masks" / file, tmp_path / "masks" / "masks.tsv"]
 
 
 def test_json_table_has_the_documented_columns(results: list[Result], tmp_path: Path) -> None:
@@ -365,9 +366,9 @@ def test_existing_output_is_refused_and_kept(
     assert (tmp_path / "u.nii.gz").stat().st_size > 100
 
 
-@pytest.fixture(params=range(8))
+@pytest.fixture(params=range(15))
 def full_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The disk is full after so many files."""
+    """The disk is full after so many files were written or put into their places."""
     left = [request.param]
     rename = formats.os.replace
 
@@ -387,9 +388,40 @@ def test_full_disk_leaves_nothing(results: list[Result], tmp_path: Path, full_di
     assert files_in(tmp_path) == set()
 
 
+def test_failure_while_overwriting_keeps_all_that_was_there(
+    results: list[Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_outputs(results, everything(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    rename = formats.os.replace
+
+    def fails_at_the_table(source: Path, destination: Path) -> None:
+        if destination == tmp_path / "t.csv":
+            monkeypatch.undo()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(source, destination)
+
+    monkeypatch.setattr(formats.os, "replace", fails_at_the_table)
+    with pytest.raises(BadInput, match="disk is full"):
+        write_outputs(results[::-1], everything(tmp_path, force=True))
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_masks_of_former_prompts_go_and_other_files_stay(
+    results: list[Result], tmp_path: Path
+) -> None:
+    folder = tmp_path / "masks"
+    write_masks(results, folder)
+    (folder / "05_mine.nii.gz").write_text("mine")
+    written = write_masks(results[1:2], folder, force=True)
+    assert [path.name for path in written] == ["01_right-amygdala.nii.gz", "masks.tsv"]
+    assert files_in(folder) == {"01_right-amygdala.nii.gz", "masks.tsv", "05_mine.nii.gz"}
+
+
 def test_all_files_are_named(results: list[Result], tmp_path: Path) -> None:
     written = write_outputs(results, everything(tmp_path))
-    assert len(written) == 8
+    assert len(written) == 9
     assert {str(p.relative_to(tmp_path)) for p in written} == files_in(tmp_path) - {"masks"}
 
 

@@ -258,11 +258,6 @@ class Vocabulary:
             return (0, 0, 0)
         return _sided_colour(structure, class_name.split(" ")[0])
 
-    def volume_range_ml(self, class_name: str) -> tuple[float, float]:
-        """Usual volume of a class in an adult in mL, for sanity checks; (0, 0) for background."""
-        structure = self._structure(class_name)
-        return structure.volume_ml if structure else (0.0, 0.0)
-
     def phrases(self, class_name: str) -> tuple[str, ...]:
         """Return the names that a text model is trained on, the canonical one first."""
         structure = self._structure(class_name)

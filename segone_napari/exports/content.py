@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 
 from segone_napari.data.vocabulary import Term, Vocabulary
 from segone_napari.runtime import BadInput
-from segone_napari.volume import Grid, Volume
+from segone_napari.volume import Box, Grid, Volume
 
 if TYPE_CHECKING:
     from segone_napari.systems.base import Result
 
 Colour = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
+
+Piece = tuple[Box, NDArray[np.bool_], Any]
+"""A box of a grid, where a mask is inside it, and how probable it is there, 0 to 1."""
 
 BY_HAND = "by hand"
 """What made a mask that a person drew from nothing."""
@@ -178,14 +181,28 @@ def labels_of(segments: Sequence[Segment]) -> Volume:
     -------
     Volume of uint8, or uint16 above 255 segments.
     """
-    grid = segments[0].grid
-    labels = np.zeros(grid.shape, dtype=np.uint8 if len(segments) <= 255 else np.uint16)
+    pieces = [(_EVERYWHERE, one.inside, _probability(one)) for one in segments]
+    return labels_in(segments[0].grid, pieces)
+
+
+def labels_in(grid: Grid, pieces: Sequence[Piece]) -> Volume:
+    """Put masks of parts of a grid into one image: where they overlap, the more probable wins.
+
+    Parameters
+    ----------
+    pieces : of each mask its box, where it is inside, (i, j, k) of the box, and how probable it is
+        there, a number or an array of the same shape. Of equal ones the earlier one wins.
+
+    Returns
+    -------
+    Volume of uint8, or uint16 above 255 masks.
+    """
+    labels = np.zeros(grid.shape, dtype=np.uint8 if len(pieces) <= 255 else np.uint16)
     best = np.zeros(grid.shape, dtype=np.float16)
-    for label, segment in enumerate(segments, start=1):
-        probable = _probability(segment)
-        wins = segment.inside & ((labels == 0) | (probable > best))
-        labels[wins] = label
-        best[wins] = probable[wins] if np.ndim(probable) else probable
+    for label, (box, inside, probability) in enumerate(pieces, start=1):
+        wins = inside & ((labels[box] == 0) | (probability > best[box]))
+        labels[box][wins] = label
+        best[box] = np.where(wins, probability, best[box])
     return Volume(labels, grid, "label map")
 
 
@@ -216,15 +233,13 @@ def known_colour(name: str, number: int) -> Colour:
     return term.colour if term else _OTHER_COLOURS[number % len(_OTHER_COLOURS)]
 
 
-def file_name(name: str, *, otherwise: str = "structure") -> str:
+def file_name(name: str) -> str:
     """Turn a name into a part of a file name: ``Left hippocampus`` to ``left-hippocampus``.
 
-    Parameters
-    ----------
-    otherwise : what to call it where no letter or digit is left.
+    Where no letter or digit is left, it is ``structure``.
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:60] or otherwise
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:60] or "structure"
 
 
 def numbered_names(names: Sequence[str]) -> list[str]:
@@ -233,6 +248,7 @@ def numbered_names(names: Sequence[str]) -> list[str]:
     return [f"{n:0{width}}_{file_name(name)}" for n, name in enumerate(names, start=1)]
 
 
+_EVERYWHERE: Box = (slice(None), slice(None), slice(None))
 _OTHER_COLOURS: tuple[Colour, ...] = (
     (255, 85, 0),
     (0, 170, 255),

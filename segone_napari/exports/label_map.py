@@ -156,6 +156,14 @@ def read_masks(folder: Path) -> list[Segment]:
     return [_read_mask(path, number, told) for number, path in enumerate(files)]
 
 
+def names_in(folder: Path) -> list[str]:
+    """The names in the table of a folder of masks; none where there is none that can be read."""
+    try:
+        return [name for _, name, _ in _read_table(folder / MASKS_TABLE)]
+    except BadInput:
+        return []
+
+
 def _is_image(file: Path) -> bool:
     return file.name.lower().endswith(formats.WRITABLE)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segone_napari.data.formats import check_output
-from segone_napari.exports import provenance
+from segone_napari.exports import label_map, provenance
 from segone_napari.exports.content import Content, numbered_names, without_overlaps
 from segone_napari.exports.staging import write_together
 from segone_napari.runtime import BadInput
@@ -253,10 +253,13 @@ def shared_files(path: Path, row: Format) -> list[Path]:
 
 
 def former_files(path: Path, row: Format) -> list[Path]:
-    """The files of single structures that an earlier export wrote there, as its record says."""
+    """The files of single structures that an earlier export wrote there.
+
+    Its record says which they are, or the table that ``segone segment --masks`` writes.
+    """
     if not row.numbered or not path.is_dir():
         return []
-    names = provenance.names_in(provenance.beside(path))
+    names = provenance.names_in(provenance.beside(path)) or label_map.names_in(path)
     return [path / f"{name}{row.numbered}" for name in numbered_names(names)]
 
 
