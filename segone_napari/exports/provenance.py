@@ -189,15 +189,19 @@ def _is_same(segment: Segment, row: _Row) -> bool:
 
 def _mask(segment: Segment) -> dict[str, Any]:
     """What tells a mask from others, however a file orders its axes and how much is around it."""
-    orientation = nib.io_orientation(segment.grid.affine)
-    inside = nib.apply_orientation(segment.inside, orientation)
-    affine = segment.grid.affine @ nib.orientations.inv_ornt_aff(orientation, segment.grid.shape)
-    if not inside.any():
+    boxes = ndimage.find_objects(segment.inside.view(np.uint8))
+    if not boxes:
         return {"sha256": hashlib.sha256().hexdigest(), "corner_mm": []}
-    box = ndimage.find_objects(inside.astype(np.uint8))[0]
-    digest = hashlib.sha256(str(inside[box].shape).encode())
-    digest.update(np.packbits(inside[box]).tobytes())
-    corner = nib.affines.apply_affine(affine, [side.start for side in box])
+    orientation = nib.io_orientation(segment.grid.affine)
+    inside = nib.apply_orientation(segment.inside[boxes[0]], orientation)
+    digest = hashlib.sha256(str(inside.shape).encode())
+    digest.update(np.packbits(inside).tobytes())
+    # the first voxel in that order
+    first = [
+        side.start if direction > 0 else side.stop - 1
+        for side, (_, direction) in zip(boxes[0], orientation, strict=True)
+    ]
+    corner = nib.affines.apply_affine(segment.grid.affine, first)
     return {"sha256": digest.hexdigest(), "corner_mm": [round(float(x), 3) for x in corner]}
 
 
