@@ -14,13 +14,15 @@ import numpy as np
 
 from segone_napari.exports.content import BY_HAND, Segment
 from segone_napari.project import EditHistory, Row
-from segone_napari.project.records import NO_VOXELS, Edit, Part
+from segone_napari.project.records import Edit
 from segone_napari.volume import Grid, Volume
 
 SYSTEM = "segone"
 """What answers in the window."""
 
-_OPENED = "opened"  # the note that keeps, by row, what the files said
+OPENED = "opened"
+"""With this begin the words of an edit that brings a row from a file; also the note that keeps, by
+row, what the files said."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Origin:
 
 def keep(history: EditHistory, row_id: int, origin: Origin) -> None:
     """Keep what the file said that a row was opened from."""
-    history.note(_OPENED, {**history.notes.get(_OPENED, {}), str(row_id): asdict(origin)})
+    history.note(OPENED, {**history.notes.get(OPENED, {}), str(row_id): asdict(origin)})
 
 
 def segment_of(history: EditHistory, row: Row, grid: Grid) -> Segment:
@@ -94,18 +96,12 @@ def _before(history: EditHistory, row: Row, made: Edit | None) -> Origin:
     """What made the mask that a person's edits changed."""
     if made is None:
         return Origin()
-    part = next(part for part in made.parts if part.row_id == row.id)
-    told = history.notes.get(_OPENED, {}).get(str(row.id))
-    if told is not None and part.before is None:
-        return _from_json(told)
-    if row.confidence is not None:
-        return Origin(SYSTEM, is_edited=False, made_at=_time(made))
-    return Origin(BY_HAND, is_edited=True, made_at=_time(made)) if _is_empty(part) else Origin()
-
-
-def _is_empty(part: Part) -> bool:
-    """Whether a row began without a voxel, to be outlined by hand."""
-    return part.before is None and part.packed == NO_VOXELS
+    if made.words.startswith(f"{OPENED} "):
+        told = history.notes.get(OPENED, {}).get(str(row.id))
+        return Origin() if told is None else _from_json(told)
+    if row.confidence is None:  # an empty outline
+        return Origin(BY_HAND, is_edited=True, made_at=_time(made))
+    return Origin(SYSTEM, is_edited=False, made_at=_time(made))
 
 
 def _from_json(values: dict[str, Any]) -> Origin:

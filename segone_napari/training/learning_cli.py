@@ -133,7 +133,7 @@ def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes",
         type=float,
         default=5.0,
-        help="a limit for learning, which leaves time to measure and save (default: %(default)s)",
+        help="a limit for all of it; a busy computer needs a little longer (default: %(default)s)",
     )
     parser.add_argument("--steps", type=int, help="training steps (default: by what was corrected)")
     parser.add_argument(
