@@ -54,6 +54,8 @@ TABLE_COLUMNS = (
 )
 
 
+# Makes the image or the text of a file.
+_Make = Callable[[], Volume | str]
 # What is in a folder of masks.
 _MASK_NAME = re.compile(rf"\d{{2,}}_.+\.nii\.gz$|{re.escape(MASKS_TABLE)}$")
 
@@ -489,9 +491,9 @@ def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def _files(
     results: Sequence[Result], outputs: Outputs, image: str, system: str, checkpoint: str
-) -> dict[Path, Callable[[], Volume | str]]:
+) -> dict[Path, _Make]:
     """List all files, the label map first, each with what makes its image or its text."""
-    files: dict[Path, Callable[[], Volume | str]] = {}
+    files: dict[Path, _Make] = {}
     if outputs.label_map is not None:
         files[outputs.label_map] = lambda: label_map(results)
         files[table_beside(outputs.label_map)] = lambda: _label_table(results)
@@ -508,14 +510,12 @@ def _files(
     return files
 
 
-def _inside(
-    files: Mapping[Path, Callable[[], Volume | str]], folder: Path
-) -> dict[str, Callable[[], Volume | str]]:
+def _inside(files: Mapping[Path, _Make], folder: Path) -> dict[str, _Make]:
     """The files of one folder, by their names."""
     return {path.name: make for path, make in files.items() if path.parent == folder}
 
 
-def _fill(files: Mapping[str, Callable[[], Volume | str]], folder: Path) -> None:
+def _fill(files: Mapping[str, _Make], folder: Path) -> None:
     for name, make in files.items():
         what = make()
         if isinstance(what, Volume):

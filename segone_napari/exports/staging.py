@@ -71,13 +71,7 @@ def write_together(
             stagings = {folder: stack.enter_context(_staging(folder)) for folder in writers}
             for folder, writer in writers.items():
                 writer(stagings[folder])
-            moves = {
-                folder / path.relative_to(staging): path
-                for folder, staging in stagings.items()
-                for path in sorted(staging.rglob("*"))
-                if path.is_file()
-            }
-            moves = {to: path for to, path in moves.items() if to not in shared or not to.exists()}
+            moves = _moves(stagings, shared)
             for to, path in moves.items():
                 _check_free(to, force=force)
                 _sync(path)
@@ -87,8 +81,7 @@ def write_together(
         except OSError as error:
             raise BadInput(why_not_written(target, error)) from error
         except BadInput as error:
-            # A writer of `segone_napari.data` names the temporary file, which is of no use to
-            # anyone.
+            # A writer of `segone_napari.data` names the temporary file, of no use to anyone.
             if isinstance(error.__cause__, OSError) and PREFIX in str(error):
                 raise BadInput(why_not_written(target, error.__cause__)) from error
             raise
@@ -115,6 +108,17 @@ def _make_staging(beside: Path) -> Path:
             f"can't write into the folder {beside}: {error.strerror or error}; "
             "choose another folder"
         ) from error
+
+
+def _moves(stagings: Mapping[Path, Path], shared: Collection[Path]) -> dict[Path, Path]:
+    """Say of each file where it is now, by where it shall be."""
+    moves = {
+        folder / path.relative_to(staging): path
+        for folder, staging in stagings.items()
+        for path in sorted(staging.rglob("*"))
+        if path.is_file()
+    }
+    return {to: path for to, path in moves.items() if to not in shared or not to.exists()}
 
 
 def _check_free(path: Path, *, force: bool) -> None:
