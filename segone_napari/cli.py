@@ -68,9 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _fail(
-            f"{error.filename or 'a file'}: {error.strerror or error}; see 'segone doctor'"
-        )
+        what = error.filename or "can't read or write a file"
+        return _fail(f"{what}: {error.strerror or error}; see 'segone doctor'")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -215,7 +214,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _segment(args: argparse.Namespace) -> None:
-    from segone_napari.session import Outputs, Session, as_prompts, no_uncertainty, write_outputs
+    from segone_napari.session import (
+        Outputs,
+        Session,
+        as_prompts,
+        losses_by_overlap,
+        no_uncertainty,
+        write_outputs,
+    )
 
     # 1. All that can be found wrong without slow work.
     prompts = as_prompts(args.prompts)
@@ -223,6 +229,8 @@ def _segment(args: argparse.Namespace) -> None:
     outputs.check(args.image)
     if args.probabilities is not None:
         _check_probabilities(args)
+    if args.project is not None and not args.project.is_dir():
+        raise BadInput(f"there is no project {args.project}; check the path")
     session = Session(**asdict(_options(args)), project=args.project)
     # 2. The image before the model: a wrong file is the commoner mistake.
     image = _read(args)
@@ -239,9 +247,13 @@ def _segment(args: argparse.Namespace) -> None:
             image=str(args.image),
             system=system.name,
             checkpoint=system.checkpoint,
+            options={"preset": args.preset, "seed": args.seed},
         )
     written += exported
     print_results(results)
+    if outputs.label_map is not None:
+        for warning in losses_by_overlap(results):
+            print(f"segone: warning: {warning}", file=sys.stderr)
     print_written(written)
 
 

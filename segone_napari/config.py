@@ -60,7 +60,8 @@ class SegmentOptions:
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise BadInput(f"unknown preset {self.preset!r}; use {_listed(PRESETS)}")
-        if self.device.split(":")[0] not in DEVICES:
+        kind, colon, _ = self.device.partition(":")
+        if kind not in DEVICES or (colon and kind != "cuda"):
             raise BadInput(f"unknown device {self.device!r}; use {_listed(DEVICES)}")
         if not 0 <= self.seed < 2**63:
             raise BadInput(f"the seed {self.seed} can't be used; give a whole number of 0 or more")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from segone_napari.data import formats
 from segone_napari.data.vocabulary import Vocabulary, split_prompts
 from segone_napari.exports.content import labels_in, numbered_names
 from segone_napari.exports.label_map import MASKS_TABLE, table_beside, table_of
+from segone_napari.exports.provenance import now
 from segone_napari.exports.registry import format_named, former_files
 from segone_napari.exports.staging import write_together
 from segone_napari.project import Project
@@ -38,6 +40,9 @@ from segone_napari.volume import Grid, Volume
 
 IMAGES_KEPT = 2
 """How many encoded images a session keeps: the one at hand, and the one before it."""
+
+LEAST_KEPT = 0.95
+"""A structure that keeps less of its voxels in a label map is told."""
 
 ENCODING_SHARE = 20
 """How many prompts' worth of progress encoding an image counts for."""
@@ -70,7 +75,8 @@ class Session:
     Raises
     ------
     BadInput
-        If an option can't be used, no system has that name, or the folder is no project.
+        If an option can't be used, no system has that name, or the project is a file or was made
+        by a later version. A project that isn't there yet is an empty one.
     """
 
     def __init__(
@@ -275,6 +281,7 @@ def as_prompts(texts: Sequence[str] | str) -> list[str]:
         If nothing was typed, or one of the texts is empty.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]  # of any terminal
     split = [split_prompts(text) for text in texts]
     if not split or not all(split):
         raise BadInput("the prompt is empty; type what to outline, such as 'left hippocampus'")
@@ -352,7 +359,7 @@ class Outputs:
 
     def _check_distinct(self, image: Path | None) -> None:
         seen = {} if image is None else {image.resolve(): "the image that is read"}
-        for path in self.files():
+        for path in [*self.files(), *([] if self.masks is None else [self.masks])]:
             if path.resolve() in seen:
                 raise BadInput(
                     f"{path} would overwrite {seen[path.resolve()]}; choose another name"
@@ -367,12 +374,13 @@ def write_outputs(
     image: str = "",
     system: str = "",
     checkpoint: str = "",
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Path]:
     """Write all of `outputs`, or nothing; return what was written, the label map first.
 
     Parameters
     ----------
-    image, system, checkpoint : what the table says that the results come from.
+    image, system, checkpoint, options : what the table says that the results come from.
 
     Raises
     ------
@@ -381,7 +389,14 @@ def write_outputs(
         uncertainty was asked for and the system has none.
     """
     outputs.check()
-    files = _files(results, outputs, image, system, checkpoint)
+    origin = {
+        "image": image,
+        "system": system,
+        "checkpoint": checkpoint,
+        "options": dict(options),
+        "made_at": now(),
+    }
+    files = _files(results, outputs, origin)
     folders = dict.fromkeys(path.parent for path in files)
     former = []
     if outputs.masks is not None:
@@ -441,6 +456,20 @@ def label_map(results: Sequence[Result]) -> Volume:
     return labels_in(_common_grid(results), pieces)
 
 
+def losses_by_overlap(results: Sequence[Result]) -> list[str]:
+    """Say in sentences which masks are not whole in the `label_map`, since others lie over them."""
+    kept = np.bincount(label_map(results).data.ravel(), minlength=len(results) + 1)
+    sentences = []
+    for result, voxels in zip(results, kept[1:], strict=True):
+        share = voxels / max(1, np.count_nonzero(result.probability > 0.5))
+        if result.found and share < LEAST_KEPT:
+            sentences.append(
+                f"{result.resolved or result.prompt} keeps {share:.0%} of its voxels in the label "
+                "map, as another structure lies over it; --masks keeps all"
+            )
+    return sentences
+
+
 def uncertainty_map(results: Sequence[Result]) -> Volume:
     """Give at each voxel the largest uncertainty of any result that was found.
 
@@ -490,7 +519,7 @@ def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def _files(
-    results: Sequence[Result], outputs: Outputs, image: str, system: str, checkpoint: str
+    results: Sequence[Result], outputs: Outputs, origin: Mapping[str, Any]
 ) -> dict[Path, _Make]:
     """List all files, the label map first, each with what makes its image or its text."""
     files: dict[Path, _Make] = {}
@@ -502,9 +531,7 @@ def _files(
             files[outputs.masks / f"{name}.nii.gz"] = partial(getattr, result, "mask")
         files[outputs.masks / MASKS_TABLE] = lambda: _label_table(results)
     if outputs.table is not None:
-        files[outputs.table] = partial(
-            _table_text, results, outputs.table, image, system, checkpoint
-        )
+        files[outputs.table] = partial(_table_text, results, outputs.table, origin)
     if outputs.uncertainty is not None:
         files[outputs.uncertainty] = lambda: uncertainty_map(results)
     return files
@@ -521,7 +548,8 @@ def _fill(files: Mapping[str, _Make], folder: Path) -> None:
         if isinstance(what, Volume):
             formats.write(what, folder / name)
         else:
-            (folder / name).write_text(what, encoding="utf-8")
+            # a file's name may hold bytes that are no text
+            (folder / name).write_text(what, encoding="utf-8", errors="backslashreplace")
 
 
 def _names(results: Sequence[Result]) -> list[str]:
@@ -539,9 +567,7 @@ def _label_table(results: Sequence[Result]) -> str:
     return table_of(zip(_names(results), colours, strict=True))
 
 
-def _table_text(
-    results: Sequence[Result], path: Path, image: str, system: str, checkpoint: str
-) -> str:
+def _table_text(results: Sequence[Result], path: Path, origin: Mapping[str, Any]) -> str:
     rows = table_rows(results)
     if path.suffix.lower() == ".csv":
         text = io.StringIO()
@@ -549,8 +575,7 @@ def _table_text(
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
-    table = {"image": image, "system": system, "checkpoint": checkpoint, "results": rows}
-    return json.dumps(table, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps({**origin, "results": rows}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _image_ending(path: Path) -> str:

@@ -176,6 +176,7 @@ def test_one_call_takes_a_path(system: ThresholdSystem, tmp_path: Path) -> None:
         ({"system": "segonne"}, r"unknown system 'segonne'; did you mean 'segone'\?.*unet"),
         ({"preset": "quick"}, "unknown preset 'quick'; use fast, balanced or best"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"device": "cpu:7"}, "unknown device 'cpu:7'"),
         ({"seed": -1}, "seed -1"),
     ],
 )

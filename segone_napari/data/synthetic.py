@@ -294,9 +294,8 @@ def load_label_maps(
 def _image_paths(folder: Path) -> list[Path]:
     paths = sorted(p for p in folder.glob("*") if p.name.endswith((".nii", ".nii.gz", ".mgz")))
     if not paths:
-        raise BadInput(
-            f"{folder} holds no label maps; give a folder of .nii, .nii.gz or .mgz files"
-        )
+        what = "holds no label maps" if folder.is_dir() else "is no folder"
+        raise BadInput(f"{folder} {what}; give a folder of .nii, .nii.gz or .mgz files")
     return paths
 
 

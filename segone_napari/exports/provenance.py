@@ -150,11 +150,13 @@ def told_by_table(content: Content, path: Path) -> Content:
                     prompt=row["prompt"],
                     confidence=row["confidence"],
                     is_edited=False if _is_same(segment, row) else None,
+                    made_at=document.get("made_at") or "",
                 )
                 for segment, row in zip(content.segments, rows, strict=True)
             ),
             system=document["system"],
             checkpoint=document["checkpoint"],
+            options=document.get("options") or {},
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(

@@ -245,6 +245,8 @@ def checkpoints(args: argparse.Namespace) -> int:
     from segone_napari.project import Project
     from segone_napari.project.versions import Versions
 
+    if args.import_from is None and not args.project.is_dir():
+        raise BadInput(f"there is no project {args.project}; check the path")
     versions = Versions(Project(args.project).folder)
     if args.use is not None:
         versions.use(args.use)
