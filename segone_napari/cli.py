@@ -31,6 +31,7 @@ from segone_napari.runtime import (
 )
 
 if TYPE_CHECKING:
+    from segone_napari.comparison import Outcome
     from segone_napari.data.dicom.study import Study
     from segone_napari.data.vocabulary import Vocabulary
     from segone_napari.session import Session
@@ -95,6 +96,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_vocabulary(commands)
     _add_export(commands, is_called="export" in arguments[:1])
+    _add_compare(commands, is_called="compare" in arguments[:1])
     _add_train(commands, is_called="train" in arguments[:1])
     _add_train_teacher(commands, is_called="train-teacher" in arguments[:1])
     _add_learning(commands, arguments[:1])
@@ -558,6 +560,50 @@ def _add_export(commands: Any, *, is_called: bool) -> None:
 
         exports.add_arguments(parser)
         parser.set_defaults(run=exports.run)
+
+
+def _add_compare(commands: Any, *, is_called: bool) -> None:
+    words = "compare systems, presets and masks with a reference"
+    parser = commands.add_parser("compare", help=words, description=words.capitalize() + ".")
+    if is_called:
+        from segone_napari import comparison
+
+        comparison.add_arguments(parser)
+        parser.set_defaults(run=_compare)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from segone_napari import comparison
+
+    with _progress_bar() as progress:
+        outcomes = comparison.run(args, progress)
+    print_outcomes(outcomes)
+    if args.table is not None:
+        print_written([args.table])
+
+
+def print_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """Print a table on stdout: a row a structure, and of each contender Dice and distance."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    table.add_column("structure", footer="mean Dice; seconds", overflow="fold")
+    for outcome in outcomes:
+        seconds = "–" if outcome.seconds is None else f"{outcome.seconds:.1f} s"
+        name = Text(outcome.contender.title)
+        table.add_column(name + " Dice", footer=f"{outcome.mean_dice:.3f}", justify="right")
+        table.add_column("95 % mm", footer=seconds, justify="right")
+    for prompt in outcomes[0].scores:
+        cells = []
+        for outcome in outcomes:
+            score = outcome.scores[prompt]
+            distance = "–" if score.hausdorff_mm is None else f"{score.hausdorff_mm:.1f}"
+            cells += [f"{score.dice:.3f}", distance]
+        table.add_row(Text(prompt), *cells)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _add_train(commands: Any, *, is_called: bool) -> None:

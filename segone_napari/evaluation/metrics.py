@@ -2,13 +2,60 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.systems.base import Result
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a mask agrees with a reference.
+
+    Attributes
+    ----------
+    dice : 2·|A ∩ B| / (|A| + |B|), 0 to 1; 1 where both are empty.
+    hausdorff_mm : 95th percentile of the distances between the two surfaces; None where one of
+        them is empty.
+    """
+
+    dice: float
+    hausdorff_mm: float | None
+
+
+def agreement(
+    mask: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: tuple[float, float, float]
+) -> Agreement:
+    """Compare a mask (i, j, k) with a reference on the same grid, its voxels `spacing` mm wide."""
+    total = np.count_nonzero(mask) + np.count_nonzero(truth)
+    dice = 2 * np.count_nonzero(mask & truth) / total if total else 1.0
+    if not mask.any() or not truth.any():
+        return Agreement(float(dice), None)
+    import torch
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+
+    box = _box_of(mask | truth)
+    ours, theirs = (
+        torch.from_numpy(np.ascontiguousarray(one[box]))[None, None] for one in (mask, truth)
+    )
+    with warnings.catch_warnings():  # MONAI's own, of one of its parts by another
+        warnings.simplefilter("ignore", FutureWarning)
+        distance = compute_hausdorff_distance(ours, theirs, percentile=95, spacing=list(spacing))
+    return Agreement(float(dice), float(distance))
+
+
+def _box_of(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The box of what is inside, with a voxel around it where there is one."""
+    sides = []
+    for axis in range(3):
+        there = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        sides.append(slice(max(0, int(there[0]) - 1), int(there[-1]) + 2))
+    return tuple(sides)
 
 
 def dice_by_prompt(
