@@ -419,8 +419,8 @@ def _download(name: str) -> Path:
     try:
         return Path(hf_hub_download(name, "model.safetensors"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]  # its first sentence
         raise BadCheckpoint(
-            f"can't get {name} from the hub ({type(error).__name__}): look whether its name is "
-            "right and this computer is connected, or leave --teacher out for the one that comes "
-            "with the program"
+            f"can't get {name} from the hub ({reason}); look whether its name is right and this "
+            "computer is connected, or leave --teacher out for the one that comes with the program"
         ) from error
