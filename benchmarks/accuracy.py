@@ -33,6 +33,11 @@ PAIRED = (
 )  # fmt: skip
 """What the mean is over, left and right; of choroid plexus the reference is only rough."""
 OTHERS = ("third ventricle", "fourth ventricle", "brainstem")
+GROUPS = (
+    "brain", "cerebrum", "cerebellum", "cerebral cortex", "white matter", "grey matter",
+    "basal ganglia", "ventricular system",
+)  # fmt: skip
+"""Larger structures, in the table below the others; no mean counts them."""
 
 
 def main() -> None:
@@ -66,15 +71,20 @@ def _measure(
     started = time.monotonic()
     results = session.segment(image, prompts)
     seconds = time.monotonic() - started
-    session.forget(image)
     dice = dice_by_prompt(results, classes, vocabulary)
+    groups = dice_by_prompt(session.segment(image, GROUPS), classes, vocabulary)
+    session.forget(image)
     paired = [dice[p] for p in prompts if p in dice and p not in OTHERS]
     worst = min(dice, key=lambda p: dice[p])
-    return dice | {
-        "mean left/right": float(np.mean(paired)),
-        "worst": dice[worst],
-        "seconds": seconds,
-    }
+    return (
+        dice
+        | groups
+        | {
+            "mean left/right": float(np.mean(paired)),
+            "worst": dice[worst],
+            "seconds": seconds,
+        }
+    )
 
 
 def _print(columns: dict[str, dict[str, float]], title: str) -> None:
@@ -84,7 +94,7 @@ def _print(columns: dict[str, dict[str, float]], title: str) -> None:
         table.add_column(scan, justify="right")
     for row in dict.fromkeys(name for column in columns.values() for name in column):
         cells = [f"{c[row]:.3f}" if row in c else "-" for c in columns.values()]
-        table.add_row(row, *cells, end_section=row == OTHERS[-1])
+        table.add_row(row, *cells, end_section=row in (OTHERS[-1], GROUPS[-1]))
     Console(width=110).print(table)
 
 
