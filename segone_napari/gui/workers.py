@@ -369,4 +369,4 @@ def device_words(kind: str, name: str = "") -> str:
         used = total - free
     else:
         used, total = psutil.Process().memory_info().rss, psutil.virtual_memory().total
-    return f"{name} {used / 2**30:.1f}/{total / 2**30:.0f}\u00a0GB"  # never two lines
+    return f"{name}\u00a0{used / 2**30:.1f}/{total / 2**30:.0f}\u00a0GB"  # stays on one line
