@@ -15,7 +15,8 @@ import math
 import os
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -286,10 +287,24 @@ def _check_is_pair(file: Path) -> None:
         raise BadInput(f"{file} needs its other half (.hdr and .img) beside it; copy both")
 
 
+@contextmanager
+def _without_nibabel_s_words() -> Iterator[None]:
+    """Keep nibabel from printing what is said here in our own words.
+
+    Its own switch takes its handlers away, and then Python prints in their place.
+    """
+    logger = nib.imageglobals.logger
+    was_off, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was_off
+
+
 def _read_with_nibabel(
     file: Path, volume: int | None
 ) -> tuple[NDArray[Any], Grid, tuple[str, ...]]:
-    with nib.imageglobals.LoggingOutputSuppressor():  # it prints what we say in our own words
+    with _without_nibabel_s_words():
         image = _open(file)
         shape = _choose_shape(file, image)
         _check_claimed_size(file, image)

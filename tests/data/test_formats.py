@@ -579,3 +579,13 @@ def test_output_can_be_checked_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--force"):
         check_output(tmp_path / "there.nii")
     assert check_output(tmp_path / "there.nii", force=True) == tmp_path / "there.nii"
+
+
+def test_nibabel_prints_nothing_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    path = save(tmp_path / "odd.nii", numbers())
+    content = header_of(path)
+    content[70:72] = struct.pack("<h", 999)  # a type of voxels that there isn't
+    path.write_bytes(content)
+    with pytest.raises(BadInput):
+        read(path)
+    assert capfd.readouterr().err == ""
