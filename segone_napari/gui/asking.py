@@ -41,6 +41,7 @@ class Question:
     ----------
     number : of its request.
     preset, checkpoint : how it is answered, and by what weights.
+    typed : the prompts as a person typed them.
     rows : that wait for their answers, in the order of the prompts.
     unfinished : layers that show one slice only.
     then : what to do once the work on the image is open, where the answer came before.
@@ -50,6 +51,7 @@ class Question:
     image: OpenImage
     preset: str = ""
     checkpoint: str = ""
+    typed: str = ""
     asked_s: float = field(default_factory=time.monotonic)
     rows: list[Row] = field(default_factory=list)
     unfinished: list[Labels] = field(default_factory=list)
@@ -109,9 +111,13 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         """The rows that wait for their answers."""
         return [] if self._question is None else self._question.rows
 
-    def ask(self, image: OpenImage, prompts: Sequence[str], preset: str) -> None:
-        """Ask about an image; what was asked before comes to nothing."""
+    def ask(self, image: OpenImage, prompts: Sequence[str], preset: str, typed: str) -> None:
+        """Ask about an image; what was asked before comes to nothing.
+
+        `typed` are the prompts in the person's own words: kept with the rows that come of them.
+        """
         question = self._begin(image, preset)
+        question.typed = typed
         image.refused.clear()
         image.kept.clear()
         question.rows = [self._rows.add(prompt) for prompt in prompts]
@@ -242,7 +248,10 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
                 self._turns.never_mind(layer)
 
         def decide(history: EditHistory) -> list[Entry]:
-            return sorting.entries(history) if self._asked(number) else []  # cancelled meanwhile
+            entries = sorting.entries(history) if self._asked(number) else []  # else cancelled
+            if entries and question.typed:  # what comes to nothing is no work to go on with
+                history.add_prompt(question.typed)
+            return entries
 
         work.put(
             decide,

@@ -299,6 +299,8 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def keep_warnings(self, warnings: Mapping[str, Sequence[str]]) -> None:
         """Keep the sentences that a result came with, by a row's name."""
+        if not warnings:
+            return
         for name, words in warnings.items():
             row = self.row_named(name)
             if row is not None:

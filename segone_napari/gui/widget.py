@@ -146,9 +146,7 @@ class SegOneWidget(QWidget):
             return
         self._preferences.add_prompt(text.strip())
         self._form.prompt.set_former(self._preferences.prompts)
-        if image.work is not None:
-            image.work.history.add_prompt(text.strip())
-        self._asking.ask(image, prompts, self._form.preset.currentData())
+        self._asking.ask(image, prompts, self._form.preset.currentData(), text.strip())
 
     def cancel(self) -> None:
         """Stop what runs, and take away what was only half shown."""

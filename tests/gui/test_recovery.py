@@ -171,6 +171,19 @@ def test_closed_image_that_is_opened_again_offers_its_rows(
     np.testing.assert_array_equal(viewer.layers["left ball"].data, mask)
 
 
+def test_question_that_came_to_nothing_is_no_work_to_go_on_with(
+    qtbot, open_widget, own_settings
+) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "elephant")
+    image = viewer.layers["head.nii.gz"]
+    viewer.layers.remove(image)
+    viewer.add_layer(image)
+    qtbot.waitUntil(lambda: widget._work is not None, timeout=PATIENCE_MS)
+    assert not offer_is_open(widget)
+    assert not Project(own_settings).cases()
+
+
 def masks_first(viewer) -> None:
     for layer in reversed(list(viewer.layers)):
         viewer.layers.remove(layer)
