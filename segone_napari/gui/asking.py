@@ -21,7 +21,7 @@ from segone_napari.gui import layers
 from segone_napari.gui.corrected import is_edited
 from segone_napari.gui.doubt import Doubt, doubt_of
 from segone_napari.gui.form import Progress
-from segone_napari.gui.imagework import Entry
+from segone_napari.gui.imagework import Entry, ImageWork
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.layers import Answer
 from segone_napari.gui.openimage import OpenImage
@@ -136,14 +136,20 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         def prepare() -> tuple[list[Answer], Doubt | None]:
             return [layers.answer(values, one) for one in results], doubt_of(results, values)
 
-        self._keeper.run(prepare, lambda ready: self._on_answered(question.number, *ready))
+        number = question.number
+        self._keeper.run(
+            prepare,
+            lambda ready: self._on_answered(number, *ready),
+            partial(self._on_failed, number),
+        )
 
     def stop(self) -> None:
         """Let nothing more come of what was asked, and take away what is half done."""
         self._engine.cancel()
         question, self._question = self._question, None
         if question is not None:
-            self._turns.remove(question.unfinished)
+            unfinished, question.unfinished = question.unfinished, []
+            self._turns.remove(unfinished)
             for row in question.rows:
                 self._rows.remove(row)
         self.ended.emit()
@@ -248,36 +254,42 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
                 self._turns.never_mind(layer)
 
         def decide(history: EditHistory) -> list[Entry]:
-            entries = sorting.entries(history) if self._asked(number) else []  # else cancelled
+            if not self._asked(number):
+                return []  # cancelled meanwhile
+            entries = sorting.entries(history)
             if entries and question.typed:  # what comes to nothing is no work to go on with
                 history.add_prompt(question.typed)
             return entries
 
         work.put(
             decide,
-            {layer.metadata["segone_name"]: layer for layer in question.unfinished},
+            lambda: {layer.metadata["segone_name"]: layer for layer in question.unfinished},
             partial(self._finish, number, sorting),
+            done=partial(self._on_put, question, work, sorting),
             failed=partial(self._on_failed, number),
         )
 
-    def _finish(self, number: int, sorting: _Sorting) -> None:
-        question = self._asked(number)
-        if question is None or question.image.work is None:
+    def _on_put(self, question: Question, work: ImageWork, sorting: _Sorting) -> None:
+        """The rows are there, whatever becomes of the question while their layers come."""
+        if not sorting.is_done:
             return
-        image, work = question.image, question.image.work
+        image = question.image
+        # What the whole volume doesn't show although one slice seemed to goes away in the end.
+        question.unfinished = [one for one in question.unfinished if work.row_of(one) is None]
         image.refused, image.kept = sorting.refused, image.kept | sorting.kept
         for name in sorting.accepted:
             show_info(f"{name} is accepted and was kept as it is; unlock it to replace it")
-        found = [shown for shown in sorting.answers if shown.result.found]
-        work.keep_warnings({shown.name: shown.result.warnings for shown in found})
-        for shown in found:
+        work.keep_warnings({shown.name: shown.result.warnings for shown in sorting.found})
+        for shown in sorting.found:
             for warning in shown.result.warnings:
                 show_warning(f"{shown.name}: {warning}")
-        # What the whole volume doesn't show although one slice seemed to goes away again.
-        question.unfinished = [one for one in question.unfinished if work.row_of(one) is None]
-        self.stop()
-        self._bring_into_view(image, found)
-        self.told.emit(_summary(sorting.answers, time.monotonic() - question.asked_s))
+
+    def _finish(self, number: int, sorting: _Sorting) -> None:
+        question = self._asked(number)
+        if question is not None:
+            self.stop()
+            self._bring_into_view(question.image, sorting.found)
+            self.told.emit(_summary(sorting.answers, time.monotonic() - question.asked_s))
 
     def _bring_into_view(self, image: OpenImage, found: list[Answer]) -> None:
         """Go to the first outline if none of them can be seen on the slice on screen."""
@@ -298,6 +310,7 @@ class _Sorting:
     refused : what is not there and gets no row.
     kept : by row, what waits because the row was corrected by hand.
     accepted : names of rows that are locked.
+    is_done : whether it was sorted, which a question that was cancelled never is.
     """
 
     def __init__(self, question: Question, answers: Sequence[Answer]) -> None:
@@ -305,10 +318,17 @@ class _Sorting:
         self.refused: list[Shown] = []
         self.kept: dict[int, Entry] = {}
         self.accepted: list[str] = []
+        self.is_done = False
         self._preset, self._checkpoint = question.preset, question.checkpoint
+
+    @property
+    def found(self) -> list[Answer]:
+        """The answers that show something."""
+        return [answer for answer in self.answers if answer.result.found]
 
     def entries(self, history: EditHistory) -> list[Entry]:
         """What changes rows, as they are now; the rest is sorted into the attributes."""
+        self.is_done = True
         made = (self._entry(history, answer) for answer in self.answers)
         return [entry for entry in made if entry is not None]
 

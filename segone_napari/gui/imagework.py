@@ -111,10 +111,8 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def row_of(self, layer: Any) -> Row | None:
         """The row that a layer shows, or None."""
-        for row in self.rows:
-            if self._layers.get(row.id) is layer:
-                return row
-        return None
+        shown = next((row_id for row_id, one in self._layers.items() if one is layer), None)
+        return next((row for row in self.rows if row.id == shown), None)
 
     def volume_ml(self, row_id: int) -> float:
         """The volume of a row's mask in millilitres."""
@@ -142,10 +140,11 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
     def put(
         self,
         decide: Callable[[EditHistory], Sequence[Entry]],
-        shown: Mapping[str, Labels],
+        shown: Callable[[], Mapping[str, Labels]],
         then: Callable[[], None],
         *,
         words: str = "",
+        done: Callable[[], None] = lambda: None,
         failed: Callable[[Exception], None] | None = None,
     ) -> None:
         """Add rows or give them new masks, as one step; call `then` when they are on screen.
@@ -154,7 +153,9 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         ----------
         decide : called in the worker once it is this step's turn, for what to put; nobody edits
             until that is done, so that nothing painted or accepted meanwhile is overlooked.
-        shown : by a row's name, a layer that shows a part of it already and is to be its layer.
+        shown : called for, by a row's name, a layer that shows a part of it already and is to be
+            its layer.
+        done : called once the rows are there, before their layers come.
         failed : called with what went wrong; without it that is told.
         """
 
@@ -167,11 +168,14 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             if self._is_closed:
                 return
             if change is None:
+                done()
                 then()
                 return
+            parts = shown()
             for row in self.rows:
-                if row.id in change.added and row.name in shown:
-                    self._adopt(row, shown[row.name])
+                if row.id in change.added and row.name in parts:
+                    self._adopt(row, parts[row.name])
+            done()
             there = [row.id for row in self.rows if row.state != "not found"]
             self._to_select = next((n for n in reversed(there) if n in change.added), None)
             self._show(change, then)

@@ -99,7 +99,7 @@ def _take(viewer: Any, work: ImageWork, layer: Labels) -> None:
     shown = {row.name: layer} if is_over_image else {}
     values = np.ascontiguousarray(segment.mask.data != 0, dtype=np.uint8)
     then = partial(_keep_origin, work, row.name, facts["origin"])
-    work.put(lambda _: [(row, values)], shown, then, words=f"{origins.OPENED} {row.name}")
+    work.put(lambda _: [(row, values)], lambda: shown, then, words=f"{origins.OPENED} {row.name}")
     if not is_over_image:
         viewer.layers.remove(layer)
 

@@ -114,7 +114,7 @@ class Results(QObject):  # type: ignore[misc, unused-ignore]
             return
         entry = image.kept.pop(row.row_id, None)
         if entry is not None:
-            image.work.put(lambda _: [entry], {}, self.show)
+            image.work.put(lambda _: [entry], dict, self.show)
 
     def _outline_by_hand(self, row: Row) -> None:
         """Begin an empty row in the place of what isn't known or wasn't seen."""
@@ -134,7 +134,7 @@ class Results(QObject):  # type: ignore[misc, unused-ignore]
                 work.go_to(added.id)
                 self.told.emit(f"Outline {shown.name}: brush, clicks or a box, then Spread")
 
-        work.put(lambda _: [(structure, empty)], {}, then, words=f"empty outline of {shown.name}")
+        work.put(lambda _: [(structure, empty)], dict, then, words=f"empty outline of {shown.name}")
 
 
 def _key(row: Row | Shown) -> tuple[int | None, str]:

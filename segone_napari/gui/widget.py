@@ -274,7 +274,7 @@ class SegOneWidget(QWidget):
         listeners = [
             (viewer.layers.events.inserted, self._on_inserted),
             (viewer.layers.events.removed, self._on_removed),
-            (viewer.layers.events.reordered, self._refresh_header),
+            (viewer.layers.events.reordered, self._refresh_images),
             (viewer.layers.selection.events.active, self._follow_selection),
             (viewer.dims.events.order, self._refresh_sides),
             (viewer.dims.events.ndisplay, self._refresh_sides),

@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from segone_napari.gui.form import time_left
-from segone_napari.gui.layers import volume_of
+from segone_napari.gui.layers import image_layer_data, volume_of
 from segone_napari.gui.rows import REPLACE
 from segone_napari.gui.widget import SegOneWidget
 from segone_napari.gui.workers import NICENESS, give_way
@@ -310,6 +310,73 @@ def test_answer_that_is_cancelled_while_it_waits_changes_nothing(
     gate.set()
     ask_and_wait(qtbot, widget, "left ball")
     assert [row.name for row in widget._work.rows] == ["left ball"]
+
+
+@pytest.mark.parametrize("end", ["cancel", "ask"])
+def test_rows_stay_where_the_question_ends_while_their_layers_come(qtbot, open_widget, end) -> None:
+    viewer, widget = open_widget(head())
+    names = ["balls", "left ball", "right ball", "big balls", "small balls"]
+    ask(qtbot, widget, "; ".join(names))
+    qtbot.waitUntil(lambda: bool(widget._work and widget._work.rows), timeout=PATIENCE_MS)
+    assert widget.is_working
+    if end == "cancel":
+        widget.cancel()
+    else:
+        ask_and_wait(qtbot, widget, "tail")
+    qtbot.waitUntil(lambda: len(viewer.layers) == 6, timeout=PATIENCE_MS)
+    qtbot.wait(300)
+    assert [row.name for row in widget._work.rows] == names
+    assert widget._work.history.undo_count == 1
+
+
+def test_what_was_refused_is_there_after_a_look_at_another_image(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    image = viewer.layers["head.nii.gz"]
+    data, arguments, _ = image_layer_data(head())
+    other = viewer.add_image(data[::-1], **arguments | {"name": "other"})
+    viewer.layers.selection.active = image
+    ask(qtbot, widget, "left ball; right ball; tail")
+    qtbot.waitUntil(lambda: bool(widget._work and widget._work.rows), timeout=PATIENCE_MS)
+    viewer.layers.selection.active = other
+    qtbot.wait(300)
+    viewer.layers.selection.active = image
+    assert any("tail" in text and "not found" in text for text in row_texts(widget))
+
+
+def test_image_whose_row_has_no_layer_doesn_t_take_the_panel(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    image = viewer.layers["head.nii.gz"]
+    ask_and_wait(qtbot, widget, "left ball")
+    widget._work.set_state(widget._work.rows[0].id, "accepted")
+    viewer.layers.remove(viewer.layers["left ball"])  # the row stays, since it is accepted
+    qtbot.wait(100)
+    assert widget._work.row_of(None) is None
+    data, arguments, _ = image_layer_data(head())
+    other = viewer.add_image(data[::-1], **arguments | {"name": "other"})
+    ask_and_wait(qtbot, widget, "right ball")
+    viewer.layers.selection.clear()
+    assert child(widget, QComboBox, "image").currentText() == "other"
+    assert [row.name for row in widget._work.rows] == ["right ball"]
+    viewer.layers.selection.active = image
+    viewer.layers.selection.active = other
+    assert "right ball" in viewer.layers
+
+
+def test_results_that_cant_be_shown_are_told(qtbot, open_widget, segmenter, notifications) -> None:
+    volume = head()
+    viewer, widget = open_widget(volume)
+    (result,) = segmenter.segment(volume, ["left ball"])
+    widget.show_results([replace(result, probability=np.zeros((2, 2, 2), np.float16))])
+    qtbot.waitUntil(lambda: not widget.is_working, timeout=PATIENCE_MS)
+    assert notifications
+
+
+def test_chooser_follows_the_order_of_the_layers(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    viewer.add_image(np.random.default_rng(0).random((8, 9, 10)), name="other")
+    viewer.layers.move(1, 0)
+    chooser = child(widget, QComboBox, "image")
+    assert [chooser.itemText(n) for n in range(2)] == ["other", "head.nii.gz"]
 
 
 def test_layer_of_the_same_name_that_is_not_ours_is_left_alone(qtbot, open_widget) -> None:
