@@ -364,7 +364,7 @@ def test_image_whose_row_has_no_layer_doesn_t_take_the_panel(qtbot, open_widget)
 
 def test_results_that_cant_be_shown_are_told(qtbot, open_widget, segmenter, notifications) -> None:
     volume = head()
-    viewer, widget = open_widget(volume)
+    _, widget = open_widget(volume)
     (result,) = segmenter.segment(volume, ["left ball"])
     widget.show_results([replace(result, probability=np.zeros((2, 2, 2), np.float16))])
     qtbot.waitUntil(lambda: not widget.is_working, timeout=PATIENCE_MS)
