@@ -600,6 +600,9 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
         cells = []
         for outcome in outcomes:
             score = outcome.scores[prompt]
+            if score is None:
+                cells += ["–", "–"]
+                continue
             distance = "–" if score.hausdorff_mm is None else f"{score.hausdorff_mm:.1f}"
             cells += [f"{score.dice:.3f}", distance]
         table.add_row(Text(prompt), *cells)

@@ -10,6 +10,7 @@ import argparse
 import csv
 import io
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from segone_napari.config import PRESETS
 from segone_napari.data import formats
 from segone_napari.data.vocabulary import BACKGROUND, Vocabulary
-from segone_napari.exports.label_map import table_beside
+from segone_napari.exports.label_map import is_mask, table_beside
 from segone_napari.exports.reading import read_segments
 from segone_napari.exports.staging import write_together
 from segone_napari.runtime import BadInput, Progress
@@ -57,7 +58,7 @@ class Contender:
     @property
     def title(self) -> str:
         """What to call it where there is little room."""
-        return self.name if self.masks is None else self.masks.name
+        return self.name if self.masks is None else "/".join(self.masks.parts[-2:])
 
     @classmethod
     def parse(cls, text: str) -> Contender:
@@ -68,9 +69,9 @@ class Contender:
         BadInput
             If there is no such file, system or preset.
         """
-        if Path(text).exists():
-            return cls(text, masks=Path(text))
         system, _, rest = text.partition(":")
+        if system not in registry.names() and Path(text).expanduser().exists():
+            return cls(text, masks=Path(text).expanduser())
         preset, _, checkpoint = rest.partition(":")
         if "/" in system or "." in system:
             raise BadInput(f"there is no file {text}; check the path")
@@ -81,17 +82,35 @@ class Contender:
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
-    """What is right: masks (i, j, k) bool by class or by name, on the image's grid."""
+class Masks:
+    """Masks (i, j, k) bool by class or by name, on the image's grid.
 
-    masks: Mapping[str, NDArray[np.bool_]]
+    `is_whole` says that every voxel of the brain was given one of them, so that a group is what is
+    there of its parts; else all parts of a group must be there.
+    """
+
+    by_name: Mapping[str, NDArray[np.bool_]]
+    is_whole: bool
 
     def of(self, prompt: str, vocabulary: Vocabulary) -> NDArray[np.bool_] | None:
-        """The mask that a prompt should get; None where the reference has nothing of it."""
+        """The mask that a prompt should get; None where there is nothing, or only a part of it."""
         term = vocabulary.match(prompt).term
-        names = [prompt] if term is None else [term.canonical, *term.classes]
-        found = [self.masks[name] for name in dict.fromkeys(names) if name in self.masks]
-        return None if not found else np.any(found, axis=0)
+        if term is None or term.canonical in self.by_name:
+            return self.by_name.get(prompt if term is None else term.canonical)
+        found = [self.by_name[name] for name in term.classes if name in self.by_name]
+        if not found or (len(found) < len(term.classes) and not self.is_whole):
+            return None
+        mask: NDArray[np.bool_] = np.any(found, axis=0)
+        return mask
+
+    def holds_more(self, prompt: str, vocabulary: Vocabulary) -> bool:
+        """Whether a mask holds this structure together with others, so that they can't be compared:
+        both hippocampi in one.
+        """
+        term = vocabulary.match(prompt).term
+        wanted = set() if term is None else set(term.classes)
+        terms = (vocabulary.match(name).term for name in self.by_name)
+        return any(wanted < set(one.classes) for one in terms if one is not None)
 
 
 @dataclass(frozen=True)
@@ -101,59 +120,58 @@ class Outcome:
     Attributes
     ----------
     seconds : for the image and all prompts, with the model loaded; None for masks.
-    scores : by prompt.
+    scores : by prompt; None where masks hold it only together with others.
     """
 
     contender: Contender
     seconds: float | None
-    scores: Mapping[str, Agreement]
+    scores: Mapping[str, Agreement | None]
 
     @property
     def mean_dice(self) -> float:
-        """Mean over the prompts."""
-        return float(np.mean([score.dice for score in self.scores.values()]))
+        """Mean over the prompts that could be compared; NaN where none could."""
+        dice = [score.dice for score in self.scores.values() if score is not None]
+        return float(np.mean(dice)) if dice else float("nan")
 
 
-def read_reference(path: Path, image: Volume, numbering: Numbering = "freesurfer") -> Reference:
-    """Read what is right, on the image's grid.
+def read_masks(path: Path, image: Volume, numbering: Numbering = "freesurfer") -> Masks:
+    """Read masks on the image's grid.
 
     A label map without a table beside it has the numbers of FreeSurfer or GIF; anything else names
-    its structures itself.
+    its structures itself, a single mask by its file's name.
 
     Raises
     ------
     BadInput
-        If it can't be read, lies on another grid, or has no structure.
+        If they can't be read, or lie on another grid.
     """
     from segone_napari.evaluation.reference import reference_classes
 
     vocabulary = Vocabulary.packaged()
-    has_names = path.is_dir() or table_beside(path).is_file()
-    if has_names or not path.name.lower().endswith(formats.READABLE):
-        segments = read_segments(path, grid=image.grid)
-        masks = {_canonical(one.name, vocabulary): one.inside for one in segments}
-    else:
-        truth = formats.read(path)
-        if not truth.grid.is_same_as(image.grid, tolerance_mm=0.01):
-            raise BadInput(f"{path} lies on another grid than the image; bring it there first")
-        classes = reference_classes(truth, vocabulary, numbering)
-        there = np.unique(classes)
-        names = vocabulary.class_names
-        masks = {names[n]: classes == n for n in there.tolist() if names[n] != BACKGROUND}
-    masks = {name: mask for name, mask in masks.items() if mask.any()}
-    if not masks:
-        raise BadInput(f"{path} shows no known structure; name its numbering by --numbering")
-    return Reference(masks)
+    is_label_map = path.is_file() and path.name.lower().endswith(formats.READABLE)
+    numbers = formats.read(path, may_be_empty=True) if is_label_map else None
+    if numbers is None or table_beside(path).is_file() or is_mask(numbers.data):
+        by_name: dict[str, NDArray[np.bool_]] = {}
+        for one in read_segments(path, grid=image.grid):
+            name = _canonical(one.name, vocabulary)
+            by_name[name] = by_name[name] | one.inside if name in by_name else one.inside
+        return Masks({name: mask for name, mask in by_name.items() if mask.any()}, False)
+    if not numbers.grid.is_same_as(image.grid, tolerance_mm=0.01):
+        raise BadInput(f"{path} lies on another grid than the image; bring it there first")
+    classes, names = reference_classes(numbers, vocabulary, numbering), vocabulary.class_names
+    there = [n for n in np.unique(classes).tolist() if names[n] != BACKGROUND]
+    return Masks({names[n]: classes == n for n in there}, True)
 
 
 def compare(
     image: Volume,
-    reference: Reference,
+    reference: Masks,
     contenders: Sequence[Contender],
     prompts: Sequence[str],
     *,
     device: str,
     progress: Progress,
+    numbering: Numbering = "freesurfer",
 ) -> list[Outcome]:
     """Ask every contender for the same prompts and measure what it answers.
 
@@ -170,26 +188,31 @@ def compare(
     outcomes = []
     for number, contender in enumerate(contenders):
         progress(number, len(contenders))
-        outcomes.append(_measure(image, contender, wanted, device))
+        outcomes.append(_measure(image, contender, wanted, device, numbering))
     progress(len(contenders), len(contenders))
     return outcomes
 
 
 def _measure(
-    image: Volume, contender: Contender, wanted: Mapping[str, NDArray[np.bool_]], device: str
+    image: Volume,
+    contender: Contender,
+    wanted: Mapping[str, NDArray[np.bool_]],
+    device: str,
+    numbering: Numbering,
 ) -> Outcome:
     from segone_napari.evaluation.metrics import agreement
 
     spacing = image.grid.spacing
     if contender.masks is not None:
-        there = read_reference(contender.masks, image)
-        vocabulary = Vocabulary.packaged()
+        there, vocabulary = read_masks(contender.masks, image, numbering), Vocabulary.packaged()
         nothing = np.zeros(image.grid.shape, dtype=bool)
-        scores = {}
+        found: dict[str, Agreement | None] = {}
         for prompt, truth in wanted.items():
             mask = there.of(prompt, vocabulary)
-            scores[prompt] = agreement(nothing if mask is None else mask, truth, spacing)
-        return Outcome(contender, None, scores)
+            is_comparable = mask is not None or not there.holds_more(prompt, vocabulary)
+            ours = nothing if mask is None else mask
+            found[prompt] = agreement(ours, truth, spacing) if is_comparable else None
+        return Outcome(contender, None, found)
     from segone_napari.session import Session
 
     assert contender.system is not None
@@ -268,19 +291,29 @@ def run(args: argparse.Namespace, progress: Progress) -> list[Outcome]:
     contenders = [Contender.parse(text) for text in args.contenders or USUAL]
     prompts = None if args.prompts is None else as_prompts(args.prompts)
     if args.table is not None:
+        args.table = args.table.expanduser()
         if args.table.suffix.lower() not in (".json", ".csv"):
             raise BadInput(f"{args.table}: let the table's name end in .json or .csv")
         formats.check_output(args.table, force=args.force)
     image = formats.read(args.image, volume=args.volume, series=args.series)
-    reference = read_reference(args.reference, image, args.numbering)
+    reference = read_masks(args.reference, image, args.numbering)
+    if not reference.by_name:
+        raise BadInput(f"{args.reference} shows no known structure; is --numbering right?")
+    names = [name for name in reference.by_name if as_prompts([name]) == [name]]
+    if left_out := reference.by_name.keys() - names:
+        print(
+            f"segone: warning: left out, since they can't be asked for: {', '.join(left_out)}",
+            file=sys.stderr,
+        )
     # 2. The slow work.
     outcomes = compare(
         image,
         reference,
         contenders,
-        prompts or list(reference.masks),
+        prompts or names,
         device=args.device,
         progress=progress,
+        numbering=args.numbering,
     )
     if args.table is not None:
         text = table_text(outcomes, args.table.suffix.lower(), args.image, args.reference)
@@ -298,10 +331,14 @@ def table_text(
     """What a ``.json`` or ``.csv`` says of a comparison."""
     rows = [
         {
+            "image": str(image),
             "contender": outcome.contender.name,
             "structure": prompt,
-            "dice": round(score.dice, 4),
-            "hausdorff95_mm": None if score.hausdorff_mm is None else round(score.hausdorff_mm, 3),
+            "dice": None if score is None else round(score.dice, 4),
+            "hausdorff95_mm": None
+            if score is None or score.hausdorff_mm is None
+            else round(score.hausdorff_mm, 3),
+            "seconds": None if outcome.seconds is None else round(outcome.seconds, 2),
         }
         for outcome in outcomes
         for prompt, score in outcome.scores.items()
@@ -315,7 +352,7 @@ def table_text(
     summary: list[dict[str, Any]] = [
         {
             "contender": outcome.contender.name,
-            "mean_dice": round(outcome.mean_dice, 4),
+            "mean_dice": None if np.isnan(outcome.mean_dice) else round(outcome.mean_dice, 4),
             "seconds": None if outcome.seconds is None else round(outcome.seconds, 2),
         }
         for outcome in outcomes

@@ -26,9 +26,9 @@ import numpy as np
 from segone_napari.config import SegmentOptions
 from segone_napari.data import formats
 from segone_napari.data.vocabulary import Vocabulary, split_prompts
+from segone_napari.exports import provenance
 from segone_napari.exports.content import labels_in, numbered_names
 from segone_napari.exports.label_map import MASKS_TABLE, table_beside, table_of
-from segone_napari.exports.provenance import now
 from segone_napari.exports.registry import format_named, former_files
 from segone_napari.exports.staging import write_together
 from segone_napari.project import Project
@@ -394,13 +394,17 @@ def write_outputs(
         "system": system,
         "checkpoint": checkpoint,
         "options": dict(options),
-        "made_at": now(),
+        "made_at": provenance.now(),
     }
     files = _files(results, outputs, origin)
     folders = dict.fromkeys(path.parent for path in files)
+    # What an export wrote there goes, with its record, which would be taken for the new one's.
     former = []
+    if outputs.label_map is not None:
+        former = [provenance.beside(outputs.label_map)]
     if outputs.masks is not None:
-        former = former_files(outputs.masks, format_named("masks"))
+        former += former_files(outputs.masks, format_named("masks"))
+        former += [provenance.beside(outputs.masks)] if outputs.masks.is_dir() else []
     write_together(
         {folder: partial(_fill, _inside(files, folder)) for folder in folders},
         target=next(iter(files), Path()),

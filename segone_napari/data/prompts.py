@@ -256,9 +256,11 @@ def names_two_sides_of_one(text: str) -> bool:
 
 
 def _is_torn(tokens: list[str]) -> bool:
+    tokens = [token for token in tokens if token not in FILLERS | SIDE_COMPANIONS]
     sides = [n for n, token in enumerate(tokens) if token in LEFT | RIGHT]
-    between = tokens[sides[0] : sides[-1]] if sides else []
-    says_more = any(t not in LEFT | RIGHT | FILLERS | SIDE_COMPANIONS for t in between)
+    if not sides or sides[-1] != len(tokens) - 1:
+        return False  # "L hippocampus R hippocampus": each side has its own
+    says_more = len(sides) < len(tokens) - sides[0]
     return says_more and len({tokens[n] in LEFT for n in sides}) == 2
 
 

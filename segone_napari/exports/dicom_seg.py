@@ -213,7 +213,8 @@ def _description(content: Content, segment: Segment, number: int) -> hd.seg.Segm
 
 def _kind(system: str, segment: Segment) -> str:
     """How a segment came about, as DICOM calls it."""
-    if system == BY_HAND and set(segment.edited_with) <= _WITHOUT_ALGORITHM:
+    is_by_hand = system == BY_HAND and segment.is_edited is not None
+    if is_by_hand and set(segment.edited_with) <= _WITHOUT_ALGORITHM:
         return "MANUAL"
     return "AUTOMATIC" if system and segment.is_edited is False else "SEMIAUTOMATIC"
 

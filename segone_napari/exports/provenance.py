@@ -140,7 +140,8 @@ def told_by_table(content: Content, path: Path) -> Content:
         rows = _rows_of(
             content.segments, document["results"], lambda row: row["resolved"] or row["prompt"]
         )
-        return replace(
+        is_all = None not in rows  # else nobody knows what made the others
+        told = replace(
             content,
             segments=tuple(
                 segment
@@ -151,9 +152,16 @@ def told_by_table(content: Content, path: Path) -> Content:
                     confidence=row["confidence"],
                     is_edited=False if _is_same(segment, row) else None,
                     made_at=document.get("made_at") or "",
+                    system="" if is_all else document["system"],
+                    checkpoint="" if is_all else document["checkpoint"],
                 )
                 for segment, row in zip(content.segments, rows, strict=True)
             ),
+        )
+        if not is_all:
+            return told
+        return replace(
+            told,
             system=document["system"],
             checkpoint=document["checkpoint"],
             options=document.get("options") or {},

@@ -255,12 +255,13 @@ def shared_files(path: Path, row: Format) -> list[Path]:
 def former_files(path: Path, row: Format) -> list[Path]:
     """The files of single structures that an earlier export wrote there.
 
-    Its record says which they are, or the table that ``segone segment --masks`` writes.
+    Its record says which they are, and the table that ``segone segment --masks`` writes.
     """
     if not row.numbered or not path.is_dir():
         return []
-    names = provenance.names_in(provenance.beside(path)) or label_map.names_in(path)
-    return [path / f"{name}{row.numbered}" for name in numbered_names(names)]
+    lists = provenance.names_in(provenance.beside(path)), label_map.names_in(path)
+    files = [path / f"{name}{row.numbered}" for names in lists for name in numbered_names(names)]
+    return list(dict.fromkeys(files))
 
 
 def _ends(path: Path, ending: str) -> bool:

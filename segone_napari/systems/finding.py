@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
@@ -27,6 +28,9 @@ FOREGROUND = 0.12
 """What is brighter than this share of the bright end is no air."""
 AIR_SHARE = 0.1
 """So much of what lies on an image's faces is at most as bright as air, of a cropped head too."""
+FILL_SHARE, FILL_GAP = 0.005, 0.25
+"""One value that so much of an image has, as far below all others as this share of their range, is
+no air but fills what lies outside of the field of view."""
 SMALLEST_BRIGHT = 0.01
 """Images whose brightest voxel is less are scaled: what follows takes such numbers for nothing."""
 SETTLED_MM, SETTLED_SHARE = 2.0, 0.05
@@ -45,13 +49,29 @@ def with_air_at_zero(image: Volume) -> Volume:
     -1 … 1, air is moved to 0; numbers that are very small are made larger. Other images, those
     with some negative voxels beside air of 0 too, stay as they are.
     """
-    faces = [np.take(image.data, [0, -1], axis).ravel() for axis in range(3)]
-    air = min(0.0, float(np.quantile(np.concatenate(faces), AIR_SHARE)))
+    air = min(0.0, _air(image.data)) if image.data.min() < 0 else 0.0
     brightest = float(image.data.max()) - air
     scale = 1.0 if brightest > SMALLEST_BRIGHT or brightest <= 0 else 1000 / brightest
     if air == 0 and scale == 1:
         return image
-    return image.with_data((image.data.astype(np.float64) - air).clip(0) * scale)
+    return image.with_data((image.data.astype(np.float32) - air).clip(0) * np.float32(scale))
+
+
+def _air(data: NDArray[np.generic]) -> float:
+    """How bright air is: of what lies on the faces (i, j, k), but for a value that fills what lies
+    outside of the field of view.
+    """
+    values = data[::2, ::2, ::2].astype(np.float32)
+    faces = np.concatenate([np.take(data, [0, -1], axis).ravel() for axis in range(3)])
+    faces = faces.astype(np.float32)
+    lowest = values.min()
+    rest = values[values != lowest]
+    if rest.size and rest.size < (1 - FILL_SHARE) * values.size:
+        low, high = np.quantile(rest, [AIR_SHARE, 1 - AIR_SHARE])
+        if low - lowest > FILL_GAP * (high - low):
+            faces = faces[faces != lowest]
+            return float(np.quantile(faces, AIR_SHARE)) if faces.size else float(low)
+    return float(np.quantile(faces, AIR_SHARE))
 
 
 def foreground_box(image: Tensor) -> Box:

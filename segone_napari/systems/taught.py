@@ -242,7 +242,8 @@ class TaughtSystem(SlicedSystem):
             system was told; it is looked at, but isn't itself the answer.
         """
         lesson = self._latest_on(term)
-        if lesson is None:
+        is_told = term in told and bool(told[term].known.any())
+        if lesson is None or not (is_told or lesson.config.is_general(term)):
             source = self.class_map(encoded, term, scene.grid)
         else:
             own = self.scene(encoded, lesson)

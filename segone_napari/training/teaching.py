@@ -282,15 +282,20 @@ def _planes(members: Sequence[Member]) -> tuple[str, ...]:
 def _extent_mm(
     members: Sequence[Member], terms: Sequence[str], pixel_mm: float, *, in_head: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where the terms may lie about the centre: what was corrected, and a third more each way."""
+    """Where the terms may lie about the centre: what was corrected, and a third more each way.
+
+    Images of which was said that nothing is there count only where all are such.
+    """
     lows, highs = [], []
+    shows = any(case.told[t].mask.any() for case, _ in members for t in terms if t in case.told)
     for case, seen in members:
         grid = working_grid(case.image.grid, pixel_mm)
         centre, stretch = taught.centre_of(seen, grid, in_head=in_head)
         to_voxel = np.linalg.inv(grid.affine) @ case.image.affine
         told = [case.told[t] for t in terms if t in case.told]
-        masks = [t.mask if t.mask.any() else t.known for t in told]
-        for mask in masks:
+        for mask in (t.mask if shows else t.known for t in told):
+            if not mask.any():
+                continue
             voxels = nib.affines.apply_affine(to_voxel, np.argwhere(mask))
             places = (voxels - centre) * grid.spacing * stretch
             lows.append(places.min(0))

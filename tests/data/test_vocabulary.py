@@ -474,6 +474,12 @@ def test_a_side_of_the_picture_is_not_a_side_of_the_patient(text):
     assert "patient" in match.reason
 
 
+@pytest.mark.parametrize("text", ["L hippocampus R hippocampus", "left right hippocampus"])
+def test_two_sides_with_their_own_structure_are_both(text):
+    term = VOCABULARY.match(text).term
+    assert (term.canonical, term.side) == ("hippocampus", "both")
+
+
 @pytest.mark.parametrize(
     "text", ["left hippocampus on the right", "hippocampus left amygdala right", "lt caudate rt"]
 )

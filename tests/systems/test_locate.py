@@ -105,3 +105,16 @@ def test_air_is_moved_to_zero_only_where_it_is_not(air):
     if air:
         assert moved.data.min() == 0
         assert moved.data.max() == pytest.approx(7)
+
+
+@pytest.mark.parametrize("filled", [slice(0, 4), slice(0, 12)])
+def test_what_fills_the_outside_of_the_field_of_view_is_no_air(filled):
+    generator = np.random.default_rng(0)
+    data = generator.uniform(0, 5, (12, 12, 12)).astype(np.float32)
+    data[3:9, 3:9, 3:9] += 1000 * generator.random((6, 6, 6))
+    faces = np.ones(data.shape, dtype=bool)
+    faces[1:-1, 1:-1, 1:-1] = False
+    faces[:, filled.stop :] = False
+    data[faces] = -1024
+    image = Volume.from_affine(data, np.eye(4), "head")
+    assert with_air_at_zero(image) is image
