@@ -11,6 +11,8 @@ import torch
 
 from segone_napari.data import formats
 from segone_napari.project import ImageRef, Project
+from segone_napari.session import Session
+from segone_napari.systems import lessons as taught
 from segone_napari.systems.base import Told
 from segone_napari.training import promotion, teaching
 from segone_napari.training.cases import Case
@@ -124,9 +126,26 @@ def test_a_known_structure_of_one_patient_is_compared_with_the_version_in_use(tm
     project.add_correction("left hippocampus", ref, mask, axis=2, slices=(5, 7, 9, 11, 13))
     good = finetune(project, replace(QUICK, steps=60))
     assert good.is_used
+    _answers_only_where_it_was_corrected(project, formats.read(path), mask)
     worse = finetune(project, replace(QUICK, steps=1))
     assert not worse.is_used
     assert worse.card["held_back"][0]["before"] > 0.8  # the base finds nothing
+
+
+def _answers_only_where_it_was_corrected(project: Project, image, mask) -> None:
+    """Of a structure that the base knows: that is what it would answer, so what it is judged by."""
+    version = Session(project=project.folder, device="cpu").system
+    seen = version.encode(image)
+    scene = version.scene(seen, version.lessons[-1])
+    told = {"left hippocampus": Told(mask, np.ones(mask.shape, dtype=bool))}
+    nothing = {"left hippocampus": Told(0 * mask, np.zeros(mask.shape, dtype=bool))}
+    by_base = taught.pasted(
+        version.class_map(seen, "left hippocampus", scene.grid), scene.box, scene.image.device
+    )
+    for untold in ({}, nothing):
+        answer = version.answer_in(seen, "left hippocampus", scene, untold)
+        torch.testing.assert_close(answer, by_base.float())
+    assert (version.answer_in(seen, "left hippocampus", scene, told) > 0.5).any()
 
 
 @unmeasured
