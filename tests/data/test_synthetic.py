@@ -433,7 +433,7 @@ def write_map(folder: Path, values: np.ndarray) -> None:
 
 def test_a_folder_without_label_maps_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(BadInput, match="holds no label maps"):
+        with pytest.raises(BadInput, match=r"holds no label maps|is no folder"):
             load_label_maps(folder, VOCABULARY)
 
 

@@ -1,17 +1,16 @@
-"""Windows that are worked in until SIGKILL ends them in a stroke: asks, then draws and draws.
+"""A window that is worked in until SIGKILL ends it in a stroke: asks, then draws and draws.
 
     python -m tests.gui.killed_window IMAGE
 
-For each seed, a line of its standard input, it forks a process with a window of its own: so the
-libraries, which take most of a start, are loaded once. A window goes on with earlier work if there
-is any. When it has drawn a few strokes, of which one is on the disk, it is killed at a random
-moment of the next. Each prints one line, at once, for what happens:
+It loads the libraries, which takes most of a start, and opens its window when a seed comes, a line
+of its standard input. It goes on with earlier work if there is any. When it has drawn a few
+strokes, of which one is on the disk, it is killed at a random moment of the next. It prints one
+line, at once, for what happens:
 
     state N CRC ROWS     after every edit: how many can be undone, a checksum of all masks in the
                          file's order, and what the rows say
     saved                the panel says that everything until here is saved
     down                 the mouse's button went down: a stroke has begun
-    ended N              the window is gone; N is the negative signal that killed it
 """
 
 from __future__ import annotations
@@ -79,16 +78,6 @@ def is_shown(viewer: Any, name: str) -> bool:
     return name in viewer.layers and bool(viewer.layers[name].visible)
 
 
-def main() -> None:
-    for line in iter(sys.stdin.readline, ""):
-        pid = os.fork()
-        if pid == 0:
-            work(sys.argv[1], int(line))
-        _, status = os.waitpid(pid, 0)
-        print("ended", os.waitstatus_to_exitcode(status), flush=True)
-    os._exit(0)  # taking all libraries down would take seconds
-
-
 def work(image: str, seed: int) -> None:
     """Open a window and work in it without end."""
     chance = np.random.default_rng(seed)
@@ -131,4 +120,4 @@ def work(image: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    work(sys.argv[1], int(sys.stdin.readline()))

@@ -54,10 +54,10 @@ def test_window_that_is_killed_in_a_stroke_ten_times_goes_on_where_it_was(
     volume = formats.read(formats.write(head(), tmp_path / "head.nii.gz"))
     known: dict[int, str] = {}  # by the number of steps that can be undone, what was shown
     saved = 0
-    windows = open_windows(tmp_path, own_settings)
-    lines = lines_of(windows)
+    coming = open_window(tmp_path, own_settings)
     for life in range(10):
-        states, saved_after = work_until_killed(windows, lines, life)
+        window, coming = coming, open_window(tmp_path, own_settings)  # which loads meanwhile
+        states, saved_after = work_until_killed(window, life)
         steps = steps_of(states[0])
         newest = max(known, default=0)
         assert saved <= steps <= max(newest + 1, 1), f"life {life} lost a stroke"
@@ -65,9 +65,8 @@ def test_window_that_is_killed_in_a_stroke_ten_times_goes_on_where_it_was(
         known = {n: shown for n, shown in known.items() if n <= steps}
         known |= {steps_of(shown): shown for shown in states}
         saved = saved_after
-    assert windows.stdin is not None
-    windows.stdin.close()
-    assert windows.wait(60) == 0
+    coming.kill()
+    coming.wait()
 
     # 1. What the next window offers and shows.
     (case,) = Project(own_settings).cases()
@@ -100,8 +99,8 @@ def steps_of(shown: str) -> int:
     return int(shown.split()[0])
 
 
-def open_windows(folder: Path, project: Path) -> subprocess.Popen:
-    """Start what opens one window after the other."""
+def open_window(folder: Path, project: Path) -> subprocess.Popen:
+    """Start what opens a window when it is told to."""
     command = [sys.executable, "-m", "tests.gui.killed_window", f"{folder}/head.nii.gz"]
     environment = os.environ | {"SEGONE_PROJECT": str(project), "XDG_CONFIG_HOME": str(folder)}
     pipe = subprocess.PIPE
@@ -110,29 +109,31 @@ def open_windows(folder: Path, project: Path) -> subprocess.Popen:
     )
 
 
-def lines_of(windows: subprocess.Popen) -> queue.Queue[str]:
-    """What the windows print, as it comes; to be waited for with patience, but not for ever."""
+def lines_of(window: subprocess.Popen) -> queue.Queue[str]:
+    """What the window prints, as it comes, and "ended" when it is gone; to be waited for with
+    patience, but not for ever.
+    """
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
-        assert windows.stdout is not None
-        for line in windows.stdout:
+        assert window.stdout is not None
+        for line in window.stdout:
             lines.put(line)
+        lines.put("ended")
 
     threading.Thread(target=read, daemon=True).start()
     return lines
 
 
-def work_until_killed(
-    windows: subprocess.Popen, lines: queue.Queue[str], seed: int
-) -> tuple[list[str], int]:
+def work_until_killed(window: subprocess.Popen, seed: int) -> tuple[list[str], int]:
     """Let a window be worked in until it is killed in the middle of a stroke.
 
     Returns what it showed after every edit, and how many steps it had shown as saved.
     """
-    assert windows.stdin is not None
-    windows.stdin.write(f"{seed}\n")
-    windows.stdin.flush()
+    assert window.stdin is not None
+    window.stdin.write(f"{seed}\n")
+    window.stdin.flush()
+    lines = lines_of(window)
     states: list[str] = []
     saved, is_down = 0, False
     while True:
@@ -143,7 +144,7 @@ def work_until_killed(
         elif kind == "saved":
             saved = steps_of(states[-1])
         elif kind == "ended":
-            assert rest == str(-signal.SIGKILL)
+            assert window.wait(60) == -signal.SIGKILL
             break
         if kind != "saved":
             is_down = kind == "down"
