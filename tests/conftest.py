@@ -8,7 +8,17 @@ import pytest
 
 import segone_napari
 
+from .fakes import ThresholdSystem, put_in_registry
+
 PACKAGE = Path(segone_napari.__file__).parent
+
+
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch) -> ThresholdSystem:
+    """A small system that really segments, in the place of every row of the systems' table."""
+    system = ThresholdSystem()
+    put_in_registry(monkeypatch, system)
+    return system
 
 
 @pytest.fixture(scope="session")

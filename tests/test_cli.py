@@ -21,16 +21,9 @@ from segone_napari import cli
 from segone_napari.data import formats
 from segone_napari.session import label_map
 
-from .fakes import ThresholdSystem, head, head_affine, put_in_registry, save_head
+from .fakes import ThresholdSystem, head, head_affine, save_head
 
 Say = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def system(monkeypatch: pytest.MonkeyPatch) -> ThresholdSystem:
-    system = ThresholdSystem()
-    put_in_registry(monkeypatch, system)
-    return system
 
 
 @pytest.fixture

@@ -15,16 +15,9 @@ from segone_napari.evaluation.metrics import agreement
 from segone_napari.runtime import BadInput
 from segone_napari.session import Session, write_masks
 
-from .fakes import ThresholdSystem, head, head_affine, put_in_registry, save_head
+from .fakes import ThresholdSystem, head, head_affine, save_head
 
 PROMPTS = ["left hippocampus", "right amygdala", "thalamus"]
-
-
-@pytest.fixture
-def system(monkeypatch: pytest.MonkeyPatch) -> ThresholdSystem:
-    system = ThresholdSystem()
-    put_in_registry(monkeypatch, system)
-    return system
 
 
 @pytest.fixture

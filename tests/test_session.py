@@ -31,16 +31,9 @@ from segone_napari.session import (
 from segone_napari.systems.base import EMPTY_BOX, Result
 from segone_napari.volume import Grid, Volume
 
-from .fakes import ThresholdSystem, head, head_affine, put_in_registry, save_head
+from .fakes import ThresholdSystem, head, head_affine, save_head
 
 PROMPTS = ["left hippocampus", "right amygdala", "thalamus", "liver"]
-
-
-@pytest.fixture
-def system(monkeypatch: pytest.MonkeyPatch) -> ThresholdSystem:
-    system = ThresholdSystem()
-    put_in_registry(monkeypatch, system)
-    return system
 
 
 @pytest.fixture

@@ -63,14 +63,13 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
 
     Signals
     -------
-    begun, ended : a question, whether it was answered, cancelled or failed.
+    changed : a question was begun, or is over: answered, cancelled or failed.
     waits : an answer is there, but the earlier work on its image isn't open yet.
     told : words for the person about what is happening.
     failed : an error for the person.
     """
 
-    begun = Signal()
-    ended = Signal()
+    changed = Signal()
     waits = Signal()
     told = Signal(str)
     failed = Signal(object)
@@ -121,7 +120,7 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         image.refused.clear()
         image.kept.clear()
         question.rows = [self._rows.add(prompt) for prompt in prompts]
-        self.begun.emit()
+        self.changed.emit()
         values = image.values
         plane = layers.slice_on_screen(self._viewer, image.layer)
         stored = values.layout.stored_plane(*plane, values.data.shape) if plane else None
@@ -131,7 +130,7 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         """Show results that were computed elsewhere, as if they had been asked for."""
         question, values = self._begin(image), image.values
         question.checkpoint = checkpoint
-        self.begun.emit()
+        self.changed.emit()
 
         def prepare() -> tuple[list[Answer], Doubt | None]:
             return [layers.answer(values, one) for one in results], doubt_of(results, values)
@@ -152,7 +151,7 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
             self._turns.remove(unfinished)
             for row in question.rows:
                 self._rows.remove(row)
-        self.ended.emit()
+        self.changed.emit()
 
     def on_layer_removed(self, layer: Any) -> None:
         """Follow a person who deleted a layer that shows one slice only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qtpy.QtWidgets import QLabel, QPushButton
+from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
 
 def push(name: str, title: str, hint: str) -> QPushButton:
@@ -13,6 +13,15 @@ def push(name: str, title: str, hint: str) -> QPushButton:
     button.setAccessibleName(title)
     button.setAutoDefault(False)
     return button
+
+
+def open_alone(window: QWidget, parent: QWidget) -> None:
+    """Show a window; an earlier one of its kind is closed."""
+    for other in parent.findChildren(type(window)):
+        if other is not window:
+            other.close()
+    window.show()
+    window.raise_()
 
 
 def wrapped(name: str, words: str = "") -> QLabel:

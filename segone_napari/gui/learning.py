@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QWidget
 
 from segone_napari.gui import trainings
 from segone_napari.gui.card import Card, CardWindow
-from segone_napari.gui.controls import left_in_words
+from segone_napari.gui.controls import left_in_words, open_alone
 from segone_napari.gui.corrected import Counter, Lore, Source
 from segone_napari.gui.improve import MOST_MINUTES, ImprovePanel
 from segone_napari.gui.keeper import Keeper
@@ -286,7 +286,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
             return
         window = CardWindow(self._card, self._window)
         window.decided.connect(self.decide)
-        _open_alone(window, self._window)
+        open_alone(window, self._window)
 
     # Versions ------------------------------------------------------------------------------
 
@@ -295,7 +295,7 @@ class Learning(QObject):  # type: ignore[misc, unused-ignore]
         window.chosen.connect(self._go_to_version)
         window.exported.connect(self._export)
         window.imported.connect(self._import)
-        _open_alone(window, self._window)
+        open_alone(window, self._window)
         self._list_versions()
 
     def _list_versions(self, words: str = "") -> None:
@@ -393,15 +393,6 @@ def _as_words(synonyms: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """By term, what was typed between commas."""
     split = {term: [word.strip() for word in text.split(",")] for term, text in synonyms.items()}
     return {term: tuple(filter(None, words)) for term, words in split.items() if any(words)}
-
-
-def _open_alone(window: QWidget, parent: QWidget) -> None:
-    """Show a window; an earlier one of its kind is closed."""
-    for other in parent.findChildren(type(window)):
-        if other is not window:
-            other.close()
-    window.show()
-    window.raise_()
 
 
 def _timer(

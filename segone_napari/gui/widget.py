@@ -24,6 +24,7 @@ from segone_napari.gui import ahead, drawing, garbage, incoming, layers, room, s
 from segone_napari.gui.asking import Asking
 from segone_napari.gui.cases import Found
 from segone_napari.gui.cheatsheet import CheatSheet
+from segone_napari.gui.controls import open_alone
 from segone_napari.gui.corrected import Source
 from segone_napari.gui.correcting import Correcting
 from segone_napari.gui.exporting import ExportWindow
@@ -173,7 +174,7 @@ class SegOneWidget(QWidget):
         if self._work is None or not self._work.rows:
             self._say("There is nothing to export yet; outline a structure first.")
             return
-        self._open_window(ExportWindow(self._work, self._keeper, self._preferences, self))
+        open_alone(ExportWindow(self._work, self._keeper, self._preferences, self), self)
 
     # Qt's own events -----------------------------------------------------------------------
 
@@ -225,8 +226,7 @@ class SegOneWidget(QWidget):
         opening.found.connect(self._on_found)
         opening.undecided.connect(self._on_undecided)
         opening.not_saved.connect(self._on_problem)
-        asking.begun.connect(self._on_asking)
-        asking.ended.connect(self._on_asking)
+        asking.changed.connect(self._on_asking)
         asking.waits.connect(self._on_waiting_for_work)
         self._results.suggested.connect(self.ask)
         correcting.warned.connect(show_warning)
@@ -623,7 +623,7 @@ class SegOneWidget(QWidget):
     def _ask_for_teacher(self) -> None:
         window = TeacherChoice(self._preferences.text("teacher", ""), self)
         window.chosen.connect(self._choose_teacher)
-        self._open_window(window)
+        open_alone(window, self)
 
     def _choose_teacher(self, source: str) -> None:
         self._preferences.set_text("teacher", source)
@@ -633,14 +633,7 @@ class SegOneWidget(QWidget):
         self._say(f"Clicks and boxes ask {source or 'the SAM2 that comes with SegOne'}")
 
     def _show_cheat_sheet(self) -> None:
-        self._open_window(CheatSheet(self))
-
-    def _open_window(self, window: QWidget) -> None:
-        for other in self.findChildren(type(window)):
-            if other is not window:
-                other.close()
-        window.show()
-        window.raise_()
+        open_alone(CheatSheet(self), self)
 
 
 class _ShutDown:

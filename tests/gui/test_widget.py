@@ -265,14 +265,18 @@ def slow_worker(open_widget):
     gate.set()
 
 
+def until_the_answer_waits(qtbot, segmenter) -> None:
+    qtbot.waitUntil(lambda: len(segmenter.asked) == 2, timeout=PATIENCE_MS)
+    qtbot.wait(500)
+
+
 def test_stroke_while_an_answer_waits_is_kept(qtbot, slow_worker, segmenter) -> None:
     viewer, widget, gate, hold = slow_worker
     ask_and_wait(qtbot, widget, "left ball")
     child(widget, QComboBox, "preset").setCurrentIndex(2)  # a row that is made otherwise
     hold()
     ask(qtbot, widget, "left ball")
-    qtbot.waitUntil(lambda: len(segmenter.asked) == 2, timeout=PATIENCE_MS)
-    qtbot.wait(500)  # the answer is there, and waits
+    until_the_answer_waits(qtbot, segmenter)
     layer = viewer.layers["left ball"]
     layer.data_setitem((np.full(20, 9), np.full(20, 5), np.arange(5, 25)), 1)
     gate.set()
@@ -288,8 +292,7 @@ def test_row_accepted_while_an_answer_waits_stays_and_the_others_come(
     ask_and_wait(qtbot, widget, "left ball")
     hold()
     ask(qtbot, widget, "left ball; right ball")
-    qtbot.waitUntil(lambda: len(segmenter.asked) == 2, timeout=PATIENCE_MS)
-    qtbot.wait(500)  # the answer is there, and waits
+    until_the_answer_waits(qtbot, segmenter)
     widget._work.set_state(widget._work.rows[0].id, "accepted")
     gate.set()
     qtbot.waitUntil(lambda: is_idle(widget), timeout=PATIENCE_MS)
@@ -304,8 +307,7 @@ def test_answer_that_is_cancelled_while_it_waits_changes_nothing(
     ask_and_wait(qtbot, widget, "left ball")
     hold()
     ask(qtbot, widget, "right ball")
-    qtbot.waitUntil(lambda: len(segmenter.asked) == 2, timeout=PATIENCE_MS)
-    qtbot.wait(500)  # the answer is there, and waits
+    until_the_answer_waits(qtbot, segmenter)
     widget.cancel()
     gate.set()
     ask_and_wait(qtbot, widget, "left ball")
