@@ -115,12 +115,7 @@ def remembered(content: Content, path: Path) -> Content:
         )
         if None in rows:  # nobody knows what made that one
             return told
-        return replace(
-            told,
-            system=document["system"] or "",
-            checkpoint=document["checkpoint"] or "",
-            options=document["options"],
-        )
+        return _made_by(told, document, document["options"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"the record {path} can't be read; move it away") from error
 
@@ -160,16 +155,20 @@ def told_by_table(content: Content, path: Path) -> Content:
         )
         if not is_all:
             return told
-        return replace(
-            told,
-            system=document["system"],
-            checkpoint=document["checkpoint"],
-            options=document.get("options") or {},
-        )
+        return _made_by(told, document, document.get("options") or {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"the table {path} can't be read; name one that 'segone segment --table' wrote"
         ) from error
+
+
+def _made_by(content: Content, document: Mapping[str, Any], options: Mapping[str, Any]) -> Content:
+    return replace(
+        content,
+        system=document["system"] or "",
+        checkpoint=document["checkpoint"] or "",
+        options=options,
+    )
 
 
 def _rows_of(
