@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segone_napari.data import tumours
+from segone_napari.data import tumours, ventricles
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.runtime import BadInput, Progress, no_progress
 
@@ -124,6 +124,10 @@ class SyntheticConfig:
     scaling: float = 0.14
     shear: float = 0.05
     elastic_mm: float = 4.0
+    ventricle_share: float = 0.4
+    """Share of heads whose ventricles are wider or narrower than in the label map."""
+    ventricle_mm: tuple[float, float] = (-3.0, 6.0)
+    """By how much their walls move, at the least (inwards) and at the most."""
     shift_mm: float = 8.0
     roam_mm: tuple[float, float] = (0.0, 0.0)
     """How much further along rows and columns a window smaller than a head may lie."""
@@ -138,7 +142,7 @@ class SyntheticConfig:
     """Share of images whose centre is three times as far off, as that of a cropped head."""
     t1_share: float = 0.5
     """Share of images that look like a T1; the others look like one of `other_looks`."""
-    other_looks: tuple[str, ...] = ("T2", "FLAIR", "FLAIR", "PD", "random")
+    other_looks: tuple[str, ...] = ("T2", "FLAIR", "FLAIR", "PD", "random", "random")
     look_jitter: float = 0.07
     stripped_share: float = 0.45
     thick_share: float = 0.2
@@ -151,6 +155,8 @@ class SyntheticConfig:
     """As `look_jitter`, for the tissues of tumours: hardly two look alike."""
     tumour_texture: float = 0.2
     """How much brightness changes, at most, from place to place within a tumour."""
+    texture: float = 0.03
+    """The same for any other tissue of the head (standard deviation)."""
     ghost_share: float = 0.1
     """Share of images with ghosts of motion."""
     healed_share: float = 0.35
@@ -191,6 +197,7 @@ class LabelMaps:
     mirrored : (T,) int64, the tissue on the other side.
     is_outside : (T,) bool, whether a tissue lies outside the brain (and its fluid).
     names : what each tissue is called in `_LOOKS`. Those of tumours come last; no map has them.
+    towards_ventricles : (M, X / 2, Y / 2, Z / 2, 3) int8, `ventricles.directions` of each map.
     lesions : (L, X, Y, Z) uint8, masks of lesions on the grid of 1 mm of MNI space whose first
         voxel is at `lesion_origin` (RAS mm); L may be 0.
     """
@@ -203,6 +210,7 @@ class LabelMaps:
     mirrored: Tensor
     is_outside: Tensor
     names: tuple[str, ...]
+    towards_ventricles: Tensor
     lesions: Tensor
     lesion_origin: Point = (0.0, 0.0, 0.0)
 
@@ -217,7 +225,7 @@ class LabelMaps:
 
     def select(self, indices: list[int]) -> LabelMaps:
         """Return some of the maps."""
-        own = ("tissues", "centres", "sizes", "extents")
+        own = ("tissues", "centres", "sizes", "extents", "towards_ventricles")
         return replace(self, **{name: getattr(self, name)[indices] for name in own})
 
 
@@ -273,6 +281,7 @@ def load_label_maps(
         centre_and_size(torch.from_numpy((is_cerebrum if is_cerebrum[t].any() else is_brain)[t]))
         for t in tissues.numpy()
     ]
+    is_ventricle = np.isin(names, ventricles.NAMES)
     index = {name: i for i, name in enumerate(vocabulary.class_names)}
     masks, origin = _no_lesions() if lesions is None else _read_lesions(lesions)
     return LabelMaps(
@@ -286,6 +295,9 @@ def load_label_maps(
         mirrored=torch.tensor(_mirror_table(names, vocabulary)),
         is_outside=torch.from_numpy(is_outside),
         names=names,
+        towards_ventricles=torch.from_numpy(
+            np.stack([ventricles.directions(is_ventricle[t]) for t in tissues.numpy()])
+        ),
         lesions=masks,
         lesion_origin=origin,
     )
@@ -454,7 +466,7 @@ def generate(
         source = centred.index_copy(0, ill.samples, moved)
     points, shrinking = _deform(source, maps.centres[head], config, draw)  # (B, K, H, W, 3)
     # 2. The tissue at every point, and the class of the middle slice.
-    tissue = _look_up(maps, head, points, draw)  # (B, K, H, W)
+    tissue = _look_up(maps, config, head, points, draw)  # (B, K, H, W)
     tissue = _draw_lesions(maps, config, head, points, centred, tissue, draw)
     if ill is not None:
         first, healthy = maps.names.index(tumours.TISSUES[0]), tissue[ill.samples]
@@ -595,14 +607,24 @@ def _rotation(angles: Tensor) -> Tensor:
     return matrix
 
 
-def _look_up(maps: LabelMaps, head: Tensor, points: Tensor, draw: _Draw) -> Tensor:
-    """Return the tissue (B, K, H, W) at points (B, K, H, W, 3) in voxels; half are mirrored."""
+def _look_up(
+    maps: LabelMaps, config: SyntheticConfig, head: Tensor, points: Tensor, draw: _Draw
+) -> Tensor:
+    """Return the tissue (B, K, H, W) at points (B, K, H, W, 3) in voxels.
+
+    Half of the heads are mirrored, some have wider or narrower ventricles.
+    """
     count = len(head)
     mirror = draw.uniform(count) < 0.5  # (B,)
     sign = torch.where(mirror, -1.0, 1.0)[:, None, None, None]
     centre = maps.centres[head][:, 0, None, None, None]
     x = (points[..., 0] - centre) * sign + centre
-    voxel = torch.stack([x, points[..., 1], points[..., 2]]).round().long()  # (3, B, K, H, W)
+    places = torch.stack([x, points[..., 1], points[..., 2]], dim=-1)
+    low, high = config.ventricle_mm
+    wider = draw.uniform(count, low=low, high=high)
+    wider = wider * (draw.uniform(count) < config.ventricle_share)
+    places = ventricles.moved(places, head, maps.towards_ventricles, wider)
+    voxel = places.round().long().movedim(-1, 0)  # (3, B, K, H, W)
     shape = torch.tensor(maps.tissues.shape[1:], device=draw.device)[:, None, None, None, None]
     is_inside = ((voxel >= 0) & (voxel < shape)).all(0)
     voxel = voxel.clamp_min(0).minimum(shape - 1)
@@ -726,11 +748,12 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     spread = torch.where(is_tumour, 2.5 * spread, spread)
     sample = torch.arange(count, device=draw.device)[:, None, None, None]
     painted = mean[sample, tissue] + spread[sample, tissue] * draw.normal(*tissue.shape)
-    # within a tumour brightness also changes from place to place
-    height, width = tissue.shape[2:]
-    texture = draw.normal(count, 1, 10, 12) * draw.uniform(count, 1, 1, 1)
-    texture = F.interpolate(texture, (height, width), mode="bicubic")
-    return painted + config.tumour_texture * texture * is_tumour[tissue]
+    # brightness also changes from place to place, within a tumour more than elsewhere
+    strength = config.texture * draw.normal(count, tissues)
+    strength[:, 0] = 0
+    strength = torch.where(is_tumour, config.tumour_texture, strength) * draw.uniform(count, 1)
+    texture = F.interpolate(draw.normal(count, 1, 10, 12), tissue.shape[2:], mode="bicubic")
+    return painted + strength[sample, tissue] * texture
 
 
 def _scan(slices: Tensor, is_stripped: Tensor, config: SyntheticConfig, draw: _Draw) -> Tensor:

@@ -228,17 +228,14 @@ class _Step(nn.Module):
 
     def forward(self, inputs: Tensor, labels: Tensor, step: int) -> Tensor:
         generator = generator_for(self.config.seed, step, 1, labels.device)
+        rows, columns = self._some_pixels(step)
         if isinstance(self.learner, UNetModel):
-            features, their_labels = self._some_pixels(
-                self.learner.features(inputs), labels, generator
-            )
-            return dense_loss(features, self.learner.answers(self.names), their_labels)
+            features = self.learner.features(inputs)[:, :, rows, columns]
+            return dense_loss(features, self.learner.answers(self.names), labels[:, rows, columns])
         model, answers = self.learner.model, self.learner.answers
         seen = model.network.encode(inputs)
-        features, their_labels = self._some_pixels(
-            model.network.dense_from(seen), labels, generator
-        )
-        loss = dense_loss(features, answers, their_labels)
+        features = model.network.dense_from(seen)[:, :, rows, columns]
+        loss = dense_loss(features, answers, labels[:, rows, columns])
         count = round(self.config.diffusion_share * len(labels))
         if count:
             index = torch.arange(count, device=labels.device)
@@ -253,20 +250,15 @@ class _Step(nn.Module):
             )
         return loss
 
-    def _some_pixels(
-        self, features: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Keep every second row, and of fine pixels fewer: neighbours say nearly the same."""
+    def _some_pixels(self, step: int) -> tuple[slice, slice]:
+        """Every second row, and of fine pixels fewer: neighbours say nearly the same."""
         fine = max(1, self.config.network.stem // 2)
+        generator = generator_for(self.config.seed, step, 3, torch.device("cpu"))
         rows, columns = (
-            slice(
-                int(torch.randint(every, (), generator=generator, device=labels.device)),
-                None,
-                every,
-            )
+            slice(int(torch.randint(every, (), generator=generator)), None, every)
             for every in (2 * fine, fine)
         )
-        return features[:, :, rows, columns], labels[:, rows, columns]
+        return rows, columns
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -250,12 +252,40 @@ def _batches(
     steps = range(first, config.steps)
     if accelerator.device.type != "cpu":
         dataset = _SlabDataset(maps.to(accelerator.device), config, accelerator.process_index)
-        for step in steps:
-            yield step, dataset[step]
+        if accelerator.device.type == "cuda":
+            yield from _made_ahead(dataset, steps, accelerator.device)
+        else:
+            yield from ((step, dataset[step]) for step in steps)
         return
     dataset = _SlabDataset(maps, config, accelerator.process_index)
     loader = DataLoader(dataset, batch_size=None, sampler=steps, num_workers=1, prefetch_factor=4)
     yield from zip(steps, loader, strict=True)
+
+
+def _made_ahead(
+    dataset: _SlabDataset, steps: range, device: torch.device
+) -> Iterator[tuple[int, Slabs]]:
+    """Make the slabs of the next steps on a stream of their own, while a GPU does a step.
+
+    To make them is many small operations, which keep a processor busier than a GPU.
+    """
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+
+    def make(step: int) -> tuple[Slabs, torch.cuda.Event]:
+        with torch.cuda.stream(side):
+            return dataset[step], side.record_event()
+
+    with ThreadPoolExecutor(max_workers=1) as maker:
+        ahead = deque(maker.submit(make, step) for step in steps[:2])
+        for step in steps:
+            slabs, made = ahead.popleft().result()
+            ahead.extend(maker.submit(make, later) for later in (step + 2,) if later in steps)
+            here = torch.cuda.current_stream(device)
+            here.wait_event(made)
+            for tensor in slabs:
+                tensor.record_stream(here)
+            yield step, slabs
 
 
 def _is_bfloat16_fast() -> bool:

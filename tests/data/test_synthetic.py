@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segone_napari.data import synthetic, tumours
+from segone_napari.data import synthetic, tumours, ventricles
 from segone_napari.data.synthetic import (
     CEREBRUM,
     CEREBRUM_MM,
@@ -267,22 +267,26 @@ def test_ghosts_of_motion_are_copies_at_another_place():
     assert (ghosts[:, :, 4, 4] >= 0.7).all()
 
 
-def test_brightness_changes_from_place_to_place_in_a_tumour_alone(maps):
+def test_brightness_changes_from_place_to_place_in_a_tumour_most(maps):
     rim, white = maps.names.index(tumours.TISSUES[1]), maps.names.index(CEREBRUM[0])
     tissue = torch.full((8, 1, 64, 64), white)
     tissue[..., 32:] = rim
 
-    def unevenness(texture: float) -> tuple[float, float]:
+    def unevenness(of_tumours: float, elsewhere: float) -> tuple[float, float]:
         """How much the means of large blocks differ, outside and inside of the tumours."""
         draw = synthetic._Draw(torch.Generator().manual_seed(3))
-        config = replace(SYNTHETIC, tumour_texture=texture)
+        config = replace(SYNTHETIC, tumour_texture=of_tumours, texture=elsewhere)
         blocks = F.avg_pool2d(synthetic._brightness(maps, tissue, config, draw), 8)  # (8, 1, 8, 8)
         halves = blocks[..., :4], blocks[..., 4:]
         return tuple(float(half.flatten(1).std(1).mean()) for half in halves)
 
-    (white_before, rim_before), (white_after, rim_after) = unevenness(0.0), unevenness(0.2)
+    white_before, rim_before = unevenness(0.0, 0.0)
+    white_after, rim_after = unevenness(0.2, 0.0)
     assert white_after == pytest.approx(white_before)
     assert rim_after > 2 * rim_before
+    white_after, rim_alike = unevenness(0.2, 0.06)
+    assert white_after > 1.3 * white_before
+    assert rim_alike == pytest.approx(rim_after)
 
 
 # --- thick slices -------------------------------------------------------------------------------
@@ -527,3 +531,56 @@ def test_masks_of_different_shapes_are_refused(tmp_path):
     folder = write_label_maps(tmp_path / "maps", 1)
     with pytest.raises(BadInput, match="differ in shape"):
         load_label_maps(folder, VOCABULARY, tmp_path)
+
+
+# --- ventricles ---------------------------------------------------------------------------------
+
+VENTRICLES = {CLASS[f"{side} lateral ventricle"] for side in ("left", "right")}
+
+
+@pytest.fixture(scope="module")
+def maps_with_ventricles(tmp_path_factory) -> LabelMaps:
+    """A head with a ventricle on both sides of the middle, and one without."""
+    folder = write_label_maps(tmp_path_factory.mktemp("maps"), 1)
+    values = labels()
+    values[14:18, 26:36, 17:23] = 4
+    values[22:26, 26:36, 17:23] = 43
+    nib.save(nib.Nifti1Image(values, centred_affine()), folder / "with.nii.gz")
+    return load_label_maps(folder, VOCABULARY)
+
+
+def test_ventricles_grow_and_shrink_and_what_is_far_away_stays(maps_with_ventricles):
+    one = maps_with_ventricles.select([1])
+
+    def truth(amount_mm: float) -> Tensor:
+        config = replace(STILL, ventricle_share=1.0, ventricle_mm=(amount_mm, amount_mm))
+        return make(one, config, count=64).labels
+
+    def is_ventricle(labels: Tensor) -> Tensor:
+        return torch.isin(labels, torch.tensor(sorted(VENTRICLES)))
+
+    narrow, same, wide = truth(-1.5), truth(0.0), truth(3.0)
+    sizes = [int(is_ventricle(labels).sum()) for labels in (narrow, same, wide)]
+    assert 0 < sizes[0] < 0.7 * sizes[1]
+    assert sizes[2] > 1.5 * sizes[1]
+    assert (is_ventricle(wide) | ~is_ventricle(same)).float().mean() > 0.99
+    brainstem = [labels == CLASS["brainstem"] for labels in (same, wide)]
+    overlap = (brainstem[0] & brainstem[1]).sum() / (brainstem[0] | brainstem[1]).sum()
+    assert overlap > 0.9
+
+
+def test_both_sides_of_a_mirrored_head_change_alike(maps_with_ventricles):
+    config = replace(STILL, ventricle_share=1.0, ventricle_mm=(3.0, 3.0))
+    labels = make(maps_with_ventricles.select([1]), config, count=200).labels
+    left, right = (int((labels == index).sum()) for index in sorted(VENTRICLES))
+    assert left == pytest.approx(right, rel=0.05)
+
+
+def test_a_head_without_ventricles_stays_as_it_is(maps_with_ventricles):
+    one = maps_with_ventricles.select([0])
+    assert not one.towards_ventricles.any()
+    assert maps_with_ventricles.towards_ventricles[1].abs().max() == ventricles.FULL
+    labels = [
+        make(one, replace(STILL, ventricle_share=share), count=16).labels for share in (0.0, 1.0)
+    ]
+    assert torch.equal(*labels)
