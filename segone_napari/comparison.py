@@ -7,8 +7,6 @@ reference has. Knows nothing of how any of them works.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import sys
 import time
@@ -26,6 +24,7 @@ from segone_napari.data.vocabulary import BACKGROUND, Vocabulary
 from segone_napari.exports.label_map import is_mask, table_beside
 from segone_napari.exports.reading import read_segments
 from segone_napari.exports.staging import write_together
+from segone_napari.exports.tables import check_table_name, csv_text
 from segone_napari.runtime import BadInput, Progress
 from segone_napari.systems import registry
 from segone_napari.volume import Volume
@@ -292,8 +291,7 @@ def run(args: argparse.Namespace, progress: Progress) -> list[Outcome]:
     prompts = None if args.prompts is None else as_prompts(args.prompts)
     if args.table is not None:
         args.table = args.table.expanduser()
-        if args.table.suffix.lower() not in (".json", ".csv"):
-            raise BadInput(f"{args.table}: let the table's name end in .json or .csv")
+        check_table_name(args.table)
         formats.check_output(args.table, force=args.force)
     image = formats.read(args.image, volume=args.volume, series=args.series)
     reference = read_masks(args.reference, image, args.numbering)
@@ -344,11 +342,7 @@ def table_text(
         for prompt, score in outcome.scores.items()
     ]
     if ending == ".csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return csv_text(list(rows[0]), rows)
     summary: list[dict[str, Any]] = [
         {
             "contender": outcome.contender.name,

@@ -6,9 +6,7 @@ first needed.
 
 from __future__ import annotations
 
-import csv
 import gc
-import io
 import json
 import re
 import sys
@@ -31,6 +29,7 @@ from segone_napari.exports.content import labels_in, numbered_names
 from segone_napari.exports.label_map import MASKS_TABLE, table_beside, table_of
 from segone_napari.exports.registry import format_named, former_files
 from segone_napari.exports.staging import write_together
+from segone_napari.exports.tables import check_table_name, csv_text
 from segone_napari.project import Project
 from segone_napari.project.versions import Versions
 from segone_napari.runtime import BadCheckpoint, BadInput, Progress, no_progress
@@ -345,7 +344,7 @@ class Outputs:
             if path is not None:
                 _check_image_name(path)
         if self.table is not None:
-            _check_table_name(self.table)
+            check_table_name(self.table)
         self._check_distinct(image)
         for path in self.files():
             _check_file(path, force=self.force)
@@ -574,11 +573,7 @@ def _label_table(results: Sequence[Result]) -> str:
 def _table_text(results: Sequence[Result], path: Path, origin: Mapping[str, Any]) -> str:
     rows = table_rows(results)
     if path.suffix.lower() == ".csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, TABLE_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return csv_text(TABLE_COLUMNS, rows)
     return json.dumps({**origin, "results": rows}, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -593,11 +588,6 @@ def _check_image_name(path: Path) -> None:
         raise BadInput(
             f"can't write an image to {path}; use a name that ends in {', '.join(formats.WRITABLE)}"
         )
-
-
-def _check_table_name(path: Path) -> None:
-    if path.suffix.lower() not in (".json", ".csv"):
-        raise BadInput(f"can't write a table to {path}; use a name that ends in .json or .csv")
 
 
 def _check_file(path: Path, *, force: bool) -> None:

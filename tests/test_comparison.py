@@ -142,7 +142,7 @@ def test_freesurfer_s_numbers_are_known_without_a_table(tmp_path: Path) -> None:
         (["--with", "segone:quick"], "unknown preset"),
         (["--with", "nowhere/labels.nii.gz"], "there is no file"),
         (["-p", "left caudate"], "the reference has none of"),
-        (["--table", "out.txt"], "end in .json or .csv"),
+        (["--table", "out.txt"], "ends in .json or .csv"),
     ],
 )
 def test_what_cant_be_compared_is_said(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from scipy.spatial.distance import pdist
 
 from segone_napari.exports.content import NOT_FOR_DIAGNOSIS, Content, Segment
 from segone_napari.exports.meshes import Surface, level_surface, surface_of
+from segone_napari.exports.tables import csv_text
 from segone_napari.volume import Volume
 
 _BLUR_VOXELS = 1.0
@@ -77,11 +76,8 @@ def area_mm2(segment: Segment) -> float:
 
 def write_csv(content: Content, path: Path) -> None:
     """Write one line a segment."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(measure(content.segments, content.image))
-    path.write_text(text.getvalue(), encoding="utf-8")
+    rows = measure(content.segments, content.image)
+    path.write_text(csv_text(COLUMNS, rows), encoding="utf-8")
 
 
 def write_json(content: Content, path: Path) -> None:

@@ -17,6 +17,7 @@ import logging
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -411,11 +412,13 @@ def is_for_images(name: str) -> bool:
 
 
 def _download(name: str) -> Path:
-    """Fetch the safetensors of a model on the hub, or find them where they were kept."""
+    """Find the safetensors of a model on the hub where they were kept, or fetch them."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its tries aren't for people
+    with suppress(LocalEntryNotFoundError):  # without a network it would try for half a minute
+        return Path(hf_hub_download(name, "model.safetensors", local_files_only=True))
     try:
         return Path(hf_hub_download(name, "model.safetensors"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

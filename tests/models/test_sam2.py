@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import save_file
 
@@ -132,7 +133,7 @@ def test_transformers_weights_answer_as_they_do_there(tmp_path, monkeypatch):
     ).eval()
     theirs.save_pretrained(tmp_path)
     file = str(tmp_path / "model.safetensors")
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: file)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: file)
     small = Sam2Config("sam2.1_hiera_t", 256, None, None, None)
     monkeypatch.setattr(sam2, "meta_config", lambda _: small)
     ours, _ = load_sam2("facebook/sam2.1-hiera-tiny")
@@ -151,12 +152,26 @@ def test_transformers_weights_answer_as_they_do_there(tmp_path, monkeypatch):
 
 
 def test_a_name_on_the_hub_that_can_not_be_had_is_said(monkeypatch):
-    def offline(*_: object) -> str:
-        raise OSError("no network")
+    def offline(*_: object, local_files_only: bool = False) -> str:
+        raise LocalEntryNotFoundError("not kept") if local_files_only else OSError("no network")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
     with pytest.raises(BadCheckpoint, match=r"facebook/sam2\.1-hiera-tiny .*no network.*--teacher"):
         load_sam2("facebook/sam2.1-hiera-tiny")
+
+
+def test_what_was_fetched_once_is_read_without_asking_the_network(monkeypatch, tmp_path):
+    file = tmp_path / "model.safetensors"
+    asked: list[dict] = []
+
+    def kept(*_: object, **options: bool) -> str:
+        asked.append(options)
+        return str(file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", kept)
+    with pytest.raises(BadCheckpoint, match="missing or damaged"):  # it was kept, and then lost
+        load_sam2("facebook/sam2.1-hiera-tiny")
+    assert asked == [{"local_files_only": True}]
 
 
 def test_pickles_are_never_opened(tmp_path):
