@@ -9,15 +9,16 @@ Sources: Van Leemput et al., *Automated model-based tissue classification of MR 
 brain*, IEEE TMI 1999, and *Automated segmentation of multiple sclerosis lesions by model outlier
 detection*, IEEE TMI 2001; Ashburner and Friston, *Unified segmentation*, NeuroImage 2005.
 
-Dimension key: N voxels that may show something, E entries (a voxel and a class that it may be),
-C classes.
+Dimension key: V voxels of a box or of a part of it, N of them that may show something, E entries
+(a voxel and a class that it may be), C classes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +38,13 @@ Less than 1, since neighbouring voxels tell nearly the same, and the network has
 LEAST_PRIOR = 0.02
 """Classes less probable than this can't win a voxel."""
 ITERATIONS = 6
-EVERY = 8
-"""Brightness is estimated on every so many-th voxel."""
+THINNINGS = (8, 7, 9, 11)
+"""Brightness is estimated on every so many-th voxel: the first of these that has no divisor in
+common with the length of a line, so that the voxels don't all lie in a few slices."""
+AT_ONCE = 4_000_000
+"""Voxels that are sharpened together; what lies between is only there for these."""
+FINAL_STEPS = 4
+"""Steps of progress for sharpening, once all looks are known."""
 BIAS_MM, CELL_MM = 60.0, 4.0
 """Full width at half maximum of the bias field's smoothing, and the cells it is computed on."""
 LEAST_SPREAD = 0.03
@@ -70,6 +76,10 @@ class ClassPart(NamedTuple):
     values: Tensor
 
 
+Parts = dict[int, ClassPart]
+"""Classes by their index."""
+
+
 @dataclass(frozen=True, eq=False)
 class SparseClasses:
     """Probabilities of all classes in a box of an image whose axes are in RAS order.
@@ -79,7 +89,7 @@ class SparseClasses:
     """
 
     box: Box
-    parts: dict[int, ClassPart]
+    parts: Parts
     clear: dict[int, float] = field(default_factory=dict)
 
     def probability(self, classes: Sequence[int]) -> Dense:
@@ -116,6 +126,20 @@ class _Entries(NamedTuple):
         return weights / total.clamp_min(1e-12)[self.voxel]
 
 
+class _Choice(NamedTuple):
+    """Some voxels, and what they may be.
+
+    `shown` (N,) are those of V voxels that may show something, `room` (N,) how much of each is left
+    by classes of no one brightness. The entries are those of `lengths`, one class after the other
+    in the order of the parts, and then of the background.
+    """
+
+    shown: Tensor
+    room: Tensor
+    entries: _Entries
+    lengths: list[int]
+
+
 class _Looks(NamedTuple):
     """Mean and variance (C,) of each class's brightness."""
 
@@ -146,7 +170,7 @@ def sharpen(
         When `progress` raises it.
     """
     count = len(class_names)
-    steps = count + ITERATIONS
+    steps = count + ITERATIONS + FINAL_STEPS
     dense = {}
     for index in range(1, count):
         progress(index, steps)
@@ -156,65 +180,94 @@ def sharpen(
     if not dense:
         return SparseClasses(EMPTY_BOX, {})
     box = _around([inner for inner, _ in dense.values()])
-    before = _sparse(dense, box, image.device)
-    inside = image[box].flatten()
+    shape = _shape(box)
+    before = {index: _sparse(*dense.pop(index), box, image.device) for index in [*dense]}
     own = {index: part for index, part in before.items() if class_names[index] in OWN_WORD}
     others = {index: part for index, part in before.items() if index not in own}
     if not others:
         return SparseClasses(box, own)
 
-    # 1. The voxels that may show something, and what each may be; the background is one more thing.
-    covered, room = torch.zeros_like(inside), torch.ones_like(inside)
-    for part in others.values():
-        covered.index_add_(0, part.voxels, part.values)
-    for part in own.values():
-        room.index_add_(0, part.voxels, -part.values)
-    shown = covered.nonzero().flatten()  # (N,)
-    number = torch.zeros_like(inside, dtype=torch.int32)
-    number[shown] = torch.arange(len(shown), dtype=torch.int32, device=image.device)
-    background = (room - covered).clamp_min(0)[shown]
-    entries = _entries(others, class_names, number, background)
+    def choose(count: int, kept: Callable[[Parts], Parts]) -> _Choice:
+        return _choice(kept(others), kept(own), count, class_names)
 
-    # 2. How everything looks in this scan, then what every voxel is.
-    brightness = inside[shown] / _bright_end(inside[shown])
-    cells = _cells(shown, _shape(box), spacing)
-    looks, bias = _estimate(entries, brightness, *cells, lambda n: progress(count + n, steps))
-    even = (
-        brightness / F.interpolate(bias[None, None], _shape(box), mode="trilinear").flatten()[shown]
-    )
-    shares = _expectation(entries, even, looks) * room[shown].clamp(0, 1)[entries.voxel]
-    lengths = [*(len(part.voxels) for part in others.values()), len(shown)]
-    sharp = {
-        index: part._replace(values=values.half())
-        for (index, part), values in zip(others.items(), shares.split(lengths)[:-1], strict=True)
-    }
-    return SparseClasses(
-        box, sharp | own, _clear_shares(list(others), lengths, entries, shares, even)
+    # 1. How everything looks in this scan, from some of its voxels.
+    every = next((n for n in THINNINGS if math.gcd(n, shape[2]) == 1), THINNINGS[-1])
+    some = choose(-(-math.prod(shape) // every), partial(_thinned, every=every))
+    places = some.shown * every
+    observed = _at(image, box, places)
+    bright_end = _bright_end(observed)
+    looks, bias = _estimate(
+        some.entries,
+        observed / bright_end,
+        *_cells(places, shape, spacing),
+        lambda n: progress(count + n, steps),
     )
 
+    # 2. What every voxel is, a few planes at a time.
+    sharp: dict[int, list[Tensor]] = {index: [] for index in others}
+    clear = _Clarity([*others], class_names)
+    plane = math.prod(shape[1:])
+    for first, last, bias_there in _in_pieces(bias, shape, max(1, AT_ONCE // plane)):
+        progress(count + ITERATIONS + FINAL_STEPS * first // shape[0], steps)
+        here = choose(
+            (last - first) * plane, partial(_between, first=first * plane, end=last * plane)
+        )
+        even = (image[box][first:last] / bias_there).flatten()[here.shown] / bright_end
+        shares = _expectation(here.entries, even, looks)
+        shares *= here.room.clamp(0, 1)[here.entries.voxel]
+        clear.add(here, shares, even)
+        for values, part in zip(shares.split(here.lengths)[:-1], sharp.values(), strict=True):
+            part.append(values.half())
+    progress(steps, steps)
+    parts = {index: part._replace(values=torch.cat(sharp[index])) for index, part in others.items()}
+    return SparseClasses(box, parts | own, clear.shares())
 
-def _clear_shares(
-    classes: Sequence[int], lengths: Sequence[int], entries: _Entries, shares: Tensor, even: Tensor
-) -> dict[int, float]:
-    """Which share of the voxels of each class of outliers is clearly unlike what it is one of.
 
-    `lengths` says how many of the entries, with their `shares` (E,), belong to each class.
+def _in_pieces(
+    bias: Tensor, shape: tuple[int, int, int], planes: int
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Cut a box into pieces of so many planes at most: the first plane, the one behind the last,
+    and the bias field between, interpolated from its cells.
     """
-    clear = {}
-    parts = (t.split(lengths)[:-1] for t in (entries.voxel, entries.look, shares))
-    is_outlier = (flags.any() for flags in entries.is_outlier.split(lengths)[:-1])
-    for index, is_one, voxels, look, values in zip(classes, is_outlier, *parts, strict=True):
-        found = even[voxels[values > 0.5]]
-        if not is_one or not len(found):
-            continue
-        is_usual = (entries.look == look[0]) & (entries.teaches > 0) & (shares > 0.9)
-        usual = even[entries.voxel[is_usual]]
-        if len(usual) < DOUBT:
-            continue
-        middle = usual.median()
-        spread = 1.4826 * (usual - middle).abs().median()
-        clear[index] = float(((found - middle).abs() > CLEARLY * spread).float().mean())
-    return clear
+    lines = bias.permute(1, 2, 0).flatten(0, 1)[None]  # (1, y · z, x)
+    lines = F.interpolate(lines, shape[0], mode="linear")
+    cells = lines.reshape(*bias.shape[1:], shape[0]).permute(2, 0, 1)  # (x, y, z)
+    for first in range(0, shape[0], planes):
+        last = min(first + planes, shape[0])
+        yield first, last, F.interpolate(cells[None, first:last], shape[1:], mode="bilinear")[0]
+
+
+class _Clarity:
+    """Collects which share of each class of outliers is clearly unlike what it is one of."""
+
+    def __init__(self, classes: Sequence[int], class_names: Sequence[str]) -> None:
+        kinds = [_kind(name) for name in class_names]
+        self._places = {
+            index: (place, kinds.index(OUTLIERS[kinds[index]]))
+            for place, index in enumerate(classes)
+            if kinds[index] in OUTLIERS
+        }
+        self._found: dict[int, list[Tensor]] = {index: [] for index in self._places}
+        self._usual: dict[int, list[Tensor]] = {index: [] for index in self._places}
+
+    def add(self, choice: _Choice, shares: Tensor, even: Tensor) -> None:
+        """Add voxels, with the shares (E,) of what they may be and their brightness `even` (N,)."""
+        voxels, look, teaches = choice.entries[:3]
+        for index, (place, usual) in self._places.items():
+            values, its_voxels = (t.split(choice.lengths)[place] for t in (shares, voxels))
+            self._found[index].append(even[its_voxels[values > 0.5]])
+            self._usual[index].append(even[voxels[(look == usual) & teaches & (shares > 0.9)]])
+
+    def shares(self) -> dict[int, float]:
+        """Which share of a class's voxels is clear, where there is enough to tell from."""
+        clear = {}
+        for index, parts in self._found.items():
+            found, usual = torch.cat(parts), torch.cat(self._usual[index])
+            if len(found) and len(usual) >= DOUBT:
+                middle = usual.median()
+                spread = 1.4826 * (usual - middle).abs().median()
+                clear[index] = float(((found - middle).abs() > CLEARLY * spread).float().mean())
+        return clear
 
 
 def _shape(box: Box) -> tuple[int, int, int]:
@@ -238,49 +291,89 @@ def _inside(inner: Box, outer: Box) -> Box:
     return x, y, z
 
 
-def _sparse(dense: dict[int, Dense], box: Box, device: torch.device) -> dict[int, ClassPart]:
-    """Keep the voxels in which a class may be."""
-    flat = torch.arange(math.prod(_shape(box)), dtype=torch.int32).reshape(_shape(box))
-    parts = {}
-    for index, (inner, values) in dense.items():
-        probable = torch.from_numpy(values)
-        is_kept = probable >= LEAST_PRIOR
-        voxels = flat[_inside(inner, box)][is_kept]
-        parts[index] = ClassPart(inner, voxels.to(device), probable[is_kept].float().to(device))
-    return parts
+def _sparse(inner: Box, values: NDArray[np.float16], box: Box, device: torch.device) -> ClassPart:
+    """Keep the voxels in which a class may be, in ascending order."""
+    probable = torch.from_numpy(values)
+    x, y, z = (probable >= LEAST_PRIOR).nonzero(as_tuple=True)
+    start = [side.start - of.start for side, of in zip(inner, box, strict=True)]
+    _, ny, nz = _shape(box)
+    flat = ((x + start[0]) * ny + (y + start[1])) * nz + (z + start[2])
+    return ClassPart(inner, flat.int().to(device), probable[x, y, z].to(device))
 
 
-def _entries(
-    parts: dict[int, ClassPart],
+def _thinned(parts: Parts, every: int) -> Parts:
+    """Keep every so many-th voxel of a box, and count these alone."""
+
+    def some(part: ClassPart) -> ClassPart:
+        is_kept = part.voxels % every == 0
+        return part._replace(voxels=part.voxels[is_kept] // every, values=part.values[is_kept])
+
+    return {index: some(part) for index, part in parts.items()}
+
+
+def _between(parts: Parts, first: int, end: int) -> Parts:
+    """Keep the voxels from `first` to before `end`, and count from the first."""
+
+    def some(part: ClassPart) -> ClassPart:
+        ends = torch.tensor([first, end], dtype=part.voxels.dtype, device=part.voxels.device)
+        a, b = torch.searchsorted(part.voxels, ends).tolist()
+        return part._replace(voxels=part.voxels[a:b] - first, values=part.values[a:b])
+
+    return {index: some(part) for index, part in parts.items()}
+
+
+def _at(image: Tensor, box: Box, voxels: Tensor) -> Tensor:
+    """The image (x, y, z) at voxels of a box of it."""
+    _, ny, nz = _shape(box)
+    x, y, z = voxels // (ny * nz), voxels // nz % ny, voxels % nz
+    return image[box][x, y, z]
+
+
+def _kind(name: str) -> str:
+    return name.removeprefix("left ").removeprefix("right ")
+
+
+def _choice(
+    others: Parts,
+    own: Parts,
+    count: int,
     class_names: Sequence[str],
-    number: Tensor,
-    background: Tensor,
-) -> _Entries:
-    """List what the N voxels may be: all parts one after the other, then the background (N,)."""
-    device = number.device
-    lengths = [len(part.voxels) for part in parts.values()] + [len(background)]
-    kinds = [name.removeprefix("left ").removeprefix("right ") for name in class_names]
-    others = BORROWED_LOOKS | OUTLIERS
-    looks = [kinds.index(others.get(kinds[index], kinds[index])) for index in parts] + [0]
-    teaches = [kinds[index] not in others for index in parts] + [True]
-    is_outlier = [kinds[index] in OUTLIERS for index in parts] + [False]
+) -> _Choice:
+    """List what `count` voxels may be: all parts, then the background, which is one more thing.
 
-    def spread(values: Sequence[int]) -> Tensor:
-        return torch.tensor(values).repeat_interleave(torch.tensor(lengths)).to(device)
+    Where the classes of `own` are, there is less room for the others.
+    """
+    device = next(iter(others.values())).voxels.device
+    covered, room = torch.zeros(count, device=device), torch.ones(count, device=device)
+    for part in others.values():
+        covered.index_add_(0, part.voxels, part.values.float())
+    for part in own.values():
+        room.index_add_(0, part.voxels, -part.values.float())
+    shown = covered.nonzero().flatten()  # (N,)
+    number = torch.zeros(count, dtype=torch.int32, device=device)
+    number[shown] = torch.arange(len(shown), dtype=torch.int32, device=device)
+    background = (room - covered).clamp_min(0)[shown]
 
-    prior = torch.cat([part.values for part in parts.values()] + [background])
-    voxel = torch.cat(
-        [number[part.voxels] for part in parts.values()]
-        + [torch.arange(len(background), dtype=torch.int32, device=device)]
-    )
+    lengths = [len(part.voxels) for part in others.values()] + [len(shown)]
+    kinds = [_kind(name) for name in class_names]
+    borrowed = BORROWED_LOOKS | OUTLIERS
+    looks = [kinds.index(borrowed.get(kinds[index], kinds[index])) for index in others] + [0]
+    teaches = [kinds[index] not in borrowed for index in others] + [True]
+    is_outlier = [kinds[index] in OUTLIERS for index in others] + [False]
+
+    def spread(values: Sequence[int], dtype: torch.dtype) -> Tensor:
+        counts = torch.tensor(lengths, device=device)
+        return torch.tensor(values, dtype=dtype, device=device).repeat_interleave(counts)
+
     entries = _Entries(
-        voxel,
-        spread(looks),
-        spread(teaches).float(),
-        spread(is_outlier),
-        prior,
+        torch.cat([number[part.voxels] for part in others.values()] + [number[shown]]),
+        spread(looks, torch.int32),
+        spread(teaches, torch.bool),
+        spread(is_outlier, torch.bool),
+        torch.cat([part.values.float() for part in others.values()] + [background]),
     )
-    return entries._replace(prior=entries.normalised(entries.prior, len(background)))
+    entries = entries._replace(prior=entries.normalised(entries.prior, len(shown)))
+    return _Choice(shown, room[shown], entries, lengths)
 
 
 def _bright_end(brightness: Tensor) -> Tensor:
@@ -293,34 +386,30 @@ def _cells(
 ) -> tuple[Tensor, tuple[int, ...]]:
     """Return which cell each voxel (N,) lies in, and how many cells there are along each axis."""
     size = tuple(max(1, round(n * mm / CELL_MM)) for n, mm in zip(shape, spacing, strict=True))
-    x, y, z = (
-        torch.arange(n, device=voxels.device) * s // n for n, s in zip(shape, size, strict=True)
-    )
-    cells = (x[:, None, None] * size[1] + y[:, None]) * size[2] + z
-    return cells.flatten()[voxels], size
+    _, ny, nz = shape
+    places = voxels // (ny * nz), voxels // nz % ny, voxels % nz
+    x, y, z = (place * s // n for place, s, n in zip(places, size, shape, strict=True))
+    return (x * size[1] + y) * size[2] + z, size
 
 
 def _estimate(
     entries: _Entries,
-    brightness: Tensor,
+    observed: Tensor,
     cells: Tensor,
     size: tuple[int, ...],
     progress: Callable[[int], None],
 ) -> tuple[_Looks, Tensor]:
-    """Estimate how everything looks from every `EVERY`-th voxel, brightness (N,).
+    """Estimate how everything looks from voxels of a brightness `observed` (N,).
 
     Returns the looks, and the bias field on cells of `size`.
     """
-    is_used = entries.voxel % EVERY == 0
-    some = _Entries(entries.voxel[is_used] // EVERY, *(part[is_used] for part in entries[1:]))
-    observed, cells = brightness[::EVERY], cells[::EVERY]
-    shares, bias = some.prior, torch.ones(size, device=brightness.device)
+    shares, bias = entries.prior, torch.ones(size, device=observed.device)
     for done in range(ITERATIONS):
         progress(done)
         even = observed / bias.flatten()[cells]
-        looks = _maximisation(some, shares, even)
-        shares = _expectation(some, even, looks)
-        bias = _bias(some, shares, observed, looks, cells, size)
+        looks = _maximisation(entries, shares, even)
+        shares = _expectation(entries, even, looks)
+        bias = _bias(entries, shares, observed, looks, cells, size)
     progress(ITERATIONS)
     return looks, bias
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segone_napari.runtime import Cancelled
+from segone_napari.systems import sharpening
 from segone_napari.systems.sharpening import Dense, SparseClasses, sharpen
 
 NAMES = (
@@ -141,6 +143,49 @@ def test_tumours_keep_the_network_s_word() -> None:
     total_box, total = sharp.probability([1, 2, 5])
     assert total.max() <= 1
     assert total_box != box
+
+
+def test_a_few_planes_at_a_time_give_what_all_at_once_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, parts = phantom()
+    truth[28:34, 28:34, 20:26] = 6  # lesions, of which it is also said how clear they are
+    parts[6][28:34, 28:34, 20:26] = 0.5
+    parts[5][4:9, 4:9, 4:9] = 0.6  # a tumour, which leaves less room for the others
+    image = scan(truth, [0.1, 0.5, 0.9, 0, 0, 0, 0.3])
+    bias = torch.linspace(0.7, 1.3, truth.shape[0])[:, None, None]
+    at_once = sharpen(image * bias, SPACING, NAMES, answering(parts))
+    monkeypatch.setattr(sharpening, "AT_ONCE", 3 * truth.shape[1] * truth.shape[2])
+    in_pieces = sharpen(image * bias, SPACING, NAMES, answering(parts))
+    assert at_once.box == in_pieces.box
+    assert at_once.parts.keys() == in_pieces.parts.keys() == {1, 2, 5, 6}
+    assert at_once.clear == in_pieces.clear
+    assert 6 in at_once.clear
+    for index, part in at_once.parts.items():
+        other = in_pieces.parts[index]
+        assert torch.equal(part.voxels, other.voxels)
+        torch.testing.assert_close(part.values, other.values)
+
+
+@pytest.mark.parametrize("slices", [8, 14, 24, 36])
+def test_voxels_that_looks_are_estimated_on_lie_in_all_slices(
+    slices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, parts = phantom()
+    first = 18 - slices // 2
+    asked: list[tuple[torch.Tensor, tuple[int, ...]]] = []
+    cells = sharpening._cells
+
+    def seen(voxels: torch.Tensor, shape: tuple[int, int, int], spacing: tuple[float, ...]) -> Any:
+        asked.append((voxels, shape))
+        return cells(voxels, shape, spacing)
+
+    monkeypatch.setattr(sharpening, "_cells", seen)
+    of_slices = np.s_[:, :, first : first + slices]
+    thin = [np.ascontiguousarray(part[of_slices]) for part in parts]
+    image = scan(truth, [0.1, 0.5, 0.9, 0, 0, 0, 0])[of_slices]
+    sharpen(image, SPACING, NAMES, answering(thin))
+    ((voxels, shape),) = asked
+    counts = torch.bincount(voxels % shape[2], minlength=shape[2])
+    assert counts.min() > 0.5 * counts.float().mean()
 
 
 def test_nothing_seen_is_nothing() -> None:
