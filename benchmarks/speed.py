@@ -1,6 +1,7 @@
 """Time and memory on a head of 256 × 256 × 180 voxels, the bundled T1 cut to that size.
 
     python benchmarks/speed.py [--presets fast balanced best] [--device auto] [--checkpoint DIR]
+                               [--finer 2]
 
 Prints, for each preset: loading the model, encoding the image with the first prompt, a further
 prompt, all structures that exist left and right, and the peak memory of the whole process. Each
@@ -36,13 +37,20 @@ def main() -> None:
     parser.add_argument("--presets", nargs="*", default=["fast", "balanced", "best"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--checkpoint")
+    parser.add_argument(
+        "--finer",
+        type=float,
+        default=1.0,
+        help="interpolate the head to voxels so many times finer (default: %(default)s)",
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(measure(args.measure, args.device, args.checkpoint)))
+        print(json.dumps(measure(args.measure, args.device, args.checkpoint, args.finer)))
         return
     figures = {preset: _in_own_process(preset, args) for preset in args.presets}
-    table = Table(title="256 × 256 × 180")
+    shape = " × ".join(str(round(args.finer * n)) for n in (256, 256, 180))
+    table = Table(title=f"{shape}, {1 / args.finer:.3g} mm")
     table.add_column("")
     for preset in figures:
         table.add_column(preset, justify="right")
@@ -51,8 +59,12 @@ def main() -> None:
     Console().print(table)
 
 
-def measure(preset: str, device: str, checkpoint: str | None) -> dict[str, float]:
+def measure(
+    preset: str, device: str, checkpoint: str | None, finer: float = 1.0
+) -> dict[str, float]:
     """Run one preset in this process."""
+    from scipy import ndimage
+
     from segone_napari.data import formats
     from segone_napari.data.samples import SAMPLES
     from segone_napari.data.vocabulary import Vocabulary
@@ -60,7 +72,12 @@ def measure(preset: str, device: str, checkpoint: str | None) -> dict[str, float
     from segone_napari.volume import Volume
 
     whole = formats.read(SAMPLES["t1"].image_path)
-    image = Volume.from_affine(whole.data[:, :, 38:218].copy(), whole.affine, "256 × 256 × 180")
+    data, affine = whole.data[:, :, 38:218].copy(), whole.affine.copy()
+    if finer != 1:
+        data = ndimage.zoom(data, finer, order=1)
+        affine[:3, :3] /= finer
+    image = Volume.from_affine(data, affine, "a head")
+    del whole, data
     classes = Vocabulary.load().class_names
     prompts = [name for name in classes if name.startswith(("left ", "right "))]
 
@@ -89,6 +106,7 @@ def measure(preset: str, device: str, checkpoint: str | None) -> dict[str, float
 
 def _in_own_process(preset: str, args: argparse.Namespace) -> dict[str, float]:
     command = [sys.executable, __file__, "--measure", preset, "--device", args.device]
+    command += ["--finer", str(args.finer)]
     if args.checkpoint:
         command += ["--checkpoint", args.checkpoint]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout

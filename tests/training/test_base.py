@@ -20,7 +20,7 @@ from segone_napari.models.checkpoint import load_checkpoint, read_manifest, reso
 from segone_napari.models.segone import SegOneModel
 from segone_napari.models.unet import UNetModel
 from segone_napari.runtime import BadInput
-from segone_napari.training import base
+from segone_napari.training import base, runs
 from segone_napari.training import cli as training_cli
 from segone_napari.training.base import TrainConfig
 from segone_napari.training.cli import command_line
@@ -327,3 +327,18 @@ def test_the_noted_command_names_no_places_of_this_machine(monkeypatch):
     typed = ["segone", "train", "/data/maps", "--lesions", "../data/masks", "--run", "runs/mine"]
     monkeypatch.setattr(sys, "argv", typed)
     assert command_line() == "segone train maps --lesions masks --run runs/mine"
+
+
+@pytest.mark.gpu
+def test_slabs_made_ahead_on_a_gpu_are_those_of_their_steps(maps):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    device = torch.device("cuda")
+    of_maps, _ = runs.split_maps(maps, Vocabulary.load(), 1, None)
+    dataset = runs._SlabDataset(of_maps.to(device), TRAINING, 0)
+    ahead = [*runs._made_ahead(dataset, range(3, 8), device)]
+    assert [step for step, _ in ahead] == [3, 4, 5, 6, 7]
+    for step, slabs in ahead:
+        again = dataset[step]
+        assert torch.equal(slabs.inputs, again.inputs)
+        assert torch.equal(slabs.labels, again.labels)
