@@ -101,10 +101,20 @@ _BOTH_SIDES = re.compile(
 _SCREEN = r"(?:image|images|screen|picture|display|view|viewer|window|slice|scan|panel|monitor)"
 _SCREEN_SIDE = re.compile(
     r"\b(?:left|right)(?:[- ]hand)?(?: side| half| part)? (?:of|in|on) (?:the |this |my )?"
-    rf"{_SCREEN}\b|\b{_SCREEN} (?:left|right)\b",
+    rf"{_SCREEN}\b|\b{_SCREEN} (?:left|right)\b"
+    r"|\b(?:my|(?:viewer|observer|reader|radiologist)['\u2019]?s) (?:left|right)\b",
     re.IGNORECASE,
 )
 """A side of what is seen, which may be either side of the patient."""
+
+_PERSON = r"(?:patient|person|subject|individual|adult|male|female|man|woman|boy|girl|child)"
+_NO_SIDE = re.compile(
+    rf"\b(?:left|right)[- ]?handed(?=\s+(?:\w+\s+)?{_PERSON}|\s*(?:[,.:]|$))"
+    r"|\ball right\b|\bright (?:now|away|then)\b"
+    r"|\bleft[- ]?overs?\b|\b(?:what|whatever)(?: is|['\u2019]?s) left\b",
+    re.IGNORECASE,
+)
+"""What says "left" or "right" and means no side: "right-handed patient", "what is left of"."""
 
 _REQUEST = re.compile(
     r"\b(?:please|outline|segment|show|highlight|delineate|mark|label|draw|trace|contour|find|"
@@ -182,6 +192,7 @@ def tokenize(text: str, is_name: Callable[[str], bool] = lambda _: False) -> lis
     """Lower-case words and numbers without accents, punctuation and possessives."""
     text = unicodedata.normalize("NFKD", text)
     text = "".join(c for c in text if not unicodedata.combining(c))
+    text = _NO_SIDE.sub(" ", text)
     text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", text)
     text = re.sub(r"[^\W_]+", lambda word: _unglued(word[0], is_name), text)
     text = _ASKING.sub("outline", text).lower()

@@ -143,31 +143,8 @@ def _said_of(history: EditHistory, row: Row, term: str, first_axis: int) -> list
         return []
     if row.state == "accepted" and (not row.checkpoint or is_edited(history, row.id)):
         return [Said(term, mask)]
-    by_axis = slices_by_hand(history, row.id, first_axis)
+    by_axis = history.corrected_by_axis(row.id, first_axis)
     return [Said(term, mask, axis, tuple(sorted(slices))) for axis, slices in by_axis.items()]
-
-
-def slices_by_hand(history: EditHistory, row_id: int, first_axis: int) -> dict[int, set[int]]:
-    """By array axis, the slices that a person painted or confirmed since the row's last result.
-
-    A stroke lies across the axis along which it is thinnest. Where that is several axes, such as
-    of a straight line, it is taken as the other strokes are.
-    """
-    strokes = [
-        [set(np.unique(along).tolist()) for along in voxels]
-        for voxels in history.changed_since_result(row_id)
-    ]
-    thinnest = [
-        [axis for axis in range(3) if len(stroke[axis]) == min(map(len, stroke))]
-        for stroke in strokes
-    ]
-    votes = [axes[0] for axes in thinnest if len(axes) == 1] or [first_axis]
-    usual = max(sorted(set(votes)), key=votes.count)
-    out: dict[int, set[int]] = {}
-    for stroke, axes in zip(strokes, thinnest, strict=True):
-        axis = next((one for one in (usual, first_axis) if one in axes), axes[0])
-        out.setdefault(axis, set()).update(stroke[axis])
-    return out
 
 
 # --- keeping it ---------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
-from segone_napari.gui import cases, layers
+from segone_napari.gui import cases
 from segone_napari.gui.keeper import Keeper
 from segone_napari.gui.openimage import OpenImage, is_image
 from segone_napari.gui.panels import Offer
+from segone_napari.gui.readers import Opened
 from segone_napari.project import Case, ImageRef
 from segone_napari.runtime import BadInput
 
@@ -133,7 +134,9 @@ class Opening(QObject):  # type: ignore[misc, unused-ignore]
 
     def _reopen(self, reference: ImageRef) -> None:
         def show(volume: Any) -> None:
-            data, arguments, _ = layers.image_layer_data(volume, str(reference.path))
+            assert reference.path is not None  # else it isn't offered
+            opened = Opened(volume, reference.series, reference.volume_index)
+            data, arguments, _ = opened.layer_data(reference.path)
             self._is_reopening = True
             self._viewer.add_image(data, **arguments)
 

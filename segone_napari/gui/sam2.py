@@ -232,12 +232,12 @@ class Sam2(QObject):  # type: ignore[misc, unused-ignore]
                 trouble = gpu_trouble(error)
                 if trouble is None or self._device == "cpu":
                     raise
-                self._drop()
-                self._device = "cpu"
-                del error
-                gc.collect()
-                self._tell(self.warned, trouble)
-                return self._ask(number, where, ask)
+            # behind the handler, where nothing holds on to the error's frames and the GPU's memory
+            self._drop()
+            self._device = "cpu"
+            gc.collect()
+            self._tell(self.warned, trouble)
+            return self._ask(number, where, ask)
         except Cancelled:
             return None
         except Exception as error:

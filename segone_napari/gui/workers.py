@@ -193,15 +193,10 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
 
     def _run(self, request: Request) -> None:
         try:
-            try:
-                self._answer(request)
-            except Exception as error:  # a GPU can run full, or be gone; the CPU is always there
-                trouble = gpu_trouble(error)
-                if trouble is None or self._device == "cpu":
-                    raise
+            trouble = self._trouble_answering(request)
+            if trouble is not None:
                 # 1. What the GPU holds is let go with the session before the CPU begins anew.
                 self._session, self._device = None, "cpu"
-                del error
                 gc.collect()
                 # 2. It is said, and stays said.
                 self._tell(self.warned, request.number, trouble)
@@ -211,6 +206,20 @@ class Engine(QObject):  # type: ignore[misc, unused-ignore]
             return
         except Exception as error:  # whatever went wrong is told, and the program goes on
             self._tell(self.failed, request.number, in_words(error, request.image, request.preset))
+
+    def _trouble_answering(self, request: Request) -> str | None:
+        """Answer, and return None; or say why the GPU, which can run full or be gone, could not.
+
+        The error ends here: its frames would hold on to what is on the GPU.
+        """
+        try:
+            self._answer(request)
+        except Exception as error:
+            trouble = gpu_trouble(error)
+            if trouble is None or self._device == "cpu":
+                raise
+            return trouble
+        return None
 
     def _answer(self, request: Request) -> None:
         self._check(request.number)

@@ -189,30 +189,37 @@ class EditHistory:
     ) -> tuple[int, ...]:
         """The slices along array axis `axis` that a person painted or confirmed since the result.
 
+        Strokes that lie in slices along another axis don't count, although they cross many.
+
         Parameters
         ----------
         kinds : the kinds of edits that count.
         """
-        slices: set[int] = set()
-        for kind, part in self._parts_since_result(row_id, kinds):
-            if kind != "confirmed":
-                slices.update(self._voxels_of(part)[axis].tolist())
-            elif part.box[axis].stop - part.box[axis].start == 1:
-                slices.add(part.box[axis].start)
-        return tuple(sorted(slices))
+        return tuple(sorted(self.corrected_by_axis(row_id, axis, kinds).get(axis, ())))
 
-    def changed_since_result(
-        self, row_id: int, kinds: Collection[Kind] = BY_HAND
-    ) -> Iterator[tuple[NDArray[np.intp], ...]]:
-        """Of each edit since a row's last result, the newest first: the voxels that it changed.
+    def corrected_by_axis(
+        self, row_id: int, first_axis: int, kinds: Collection[Kind] = BY_HAND
+    ) -> dict[int, set[int]]:
+        """By array axis, the slices that a person painted or confirmed since the row's last result.
 
-        Yields three arrays, of voxels (i, j, k); for a confirmed slice the indices along each axis.
+        A stroke lies across the axis along which it is thinnest. Where that is several axes, such
+        as of a straight line, it is taken as the other strokes are, else across `first_axis`.
         """
-        for kind, part in self._parts_since_result(row_id, kinds):
-            if kind == "confirmed":
-                yield tuple(np.arange(side.start, side.stop) for side in part.box)
-            else:
-                yield self._voxels_of(part)
+        strokes = [
+            [set(np.unique(along).tolist()) for along in self._lines_of(kind, part)]
+            for kind, part in self._parts_since_result(row_id, kinds)
+        ]
+        thinnest = [
+            [axis for axis in range(3) if len(stroke[axis]) == min(map(len, stroke))]
+            for stroke in strokes
+        ]
+        votes = [axes[0] for axes in thinnest if len(axes) == 1] or [first_axis]
+        usual = max(sorted(set(votes)), key=votes.count)
+        out: dict[int, set[int]] = {}
+        for stroke, axes in zip(strokes, thinnest, strict=True):
+            axis = next((one for one in (usual, first_axis) if one in axes), axes[0])
+            out.setdefault(axis, set()).update(stroke[axis])
+        return out
 
     def _parts_since_result(
         self, row_id: int, kinds: Collection[Kind]
@@ -223,7 +230,10 @@ class EditHistory:
             if edit.kind in kinds:
                 yield edit.kind, next(part for part in edit.parts if part.row_id == row_id)
 
-    def _voxels_of(self, part: Part) -> tuple[NDArray[np.intp], ...]:
+    def _lines_of(self, kind: Kind, part: Part) -> tuple[NDArray[np.intp], ...]:
+        """The indices along each axis of what was changed, or of a confirmed slice."""
+        if kind == "confirmed":
+            return tuple(np.arange(side.start, side.stop) for side in part.box)
         return np.unravel_index(part.delta().indices(), self._work.shape)
 
     # Edits ---------------------------------------------------------------------------------

@@ -102,6 +102,11 @@ def test_a_part_is_refused_and_the_whole_is_suggested():
         "left hippocámpus",
         "left hippocampi",
         "left Ammon\u2019s horn",
+        "right-handed patient, left hippocampus",
+        "Left-handed elderly woman. Outline the left hippocampus",
+        "right now the left hippocampus",
+        "what is left of the left hippocampus",
+        "hippocampus on the left-handed side",
     ],
 )
 def test_the_left_hippocampus_is_understood_however_it_is_written(text):
@@ -128,6 +133,10 @@ def test_the_right_thalamus_is_understood_however_it_is_written(text):
     "text",
     [
         "caudate",
+        "right now the caudate",
+        "show me the caudate right away",
+        "what is left of the caudate",
+        "all right then, caudate",
         "both caudates",
         "bilateral caudate nuclei",
         "caudate nucleus, bilat.",
@@ -466,7 +475,12 @@ def test_a_description_is_said_to_be_one():
 
 @pytest.mark.parametrize(
     "text",
-    ["hippocampus on the left of the image", "right side of the screen", "image left caudate"],
+    [
+        "hippocampus on the left of the image",
+        "right side of the screen",
+        "image left caudate",
+        "the patient's right, my left, hippocampus",
+    ],
 )
 def test_a_side_of_the_picture_is_not_a_side_of_the_patient(text):
     match = VOCABULARY.match(text)

@@ -101,10 +101,18 @@ def test_closed_panel_ends_its_threads_and_lets_the_model_go(qtbot, open_session
     assert "left hippocampus" in viewer.layers  # what a person made stays
 
 
+class Features:
+    """What takes up the GPU's memory."""
+
+
 class OutOfMemory(ThresholdSystem):
     """A system on a GPU that is full."""
 
+    held: weakref.ref[Features] = weakref.ref(Features())
+
     def encode(self, image, *, progress):
+        features = Features()
+        OutOfMemory.held = weakref.ref(features)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 GiB.")
 
 
@@ -123,7 +131,10 @@ def test_gpu_that_is_full_or_gone_is_said_and_the_cpu_answers(
 
     def create(device):
         devices.append(device)
-        return ThresholdSystem() if device == "cpu" else trouble()
+        if device == "cpu":
+            assert OutOfMemory.held() is None  # let go before the CPU begins
+            return ThresholdSystem()
+        return trouble()
 
     viewer, widget, sessions = open_session(create)
     ask_and_wait(qtbot, widget, "left hippocampus")

@@ -8,13 +8,14 @@ import sys
 import threading
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
 from segone_napari.data import formats
 from segone_napari.gui import cases
-from segone_napari.project import Project
+from segone_napari.project import EditHistory, ImageRef, Project, Row
 
 from .conftest import head
 from .hands import (
@@ -170,6 +171,31 @@ def test_closed_image_that_is_opened_again_offers_its_rows(
     click(qtbot, widget, QPushButton, "offer_yes")
     qtbot.waitUntil(lambda: "left ball" in viewer.layers, timeout=PATIENCE_MS)
     np.testing.assert_array_equal(viewer.layers["left ball"].data, mask)
+
+
+def test_volume_of_a_series_that_was_cut_off_is_the_same_volume_again(
+    qtbot, open_widget, tmp_path, own_settings
+) -> None:
+    path = tmp_path / "series.nii.gz"
+    volumes = np.random.default_rng(0).random((10, 11, 12, 3), dtype=np.float32)
+    nib.save(nib.Nifti1Image(volumes, np.eye(4)), path)
+    volume = formats.read(path, volume=1)
+    case = Project(own_settings).case(ImageRef.of(volume, path, volume_index=1))
+    history = EditHistory.open(case)
+    history.put([(Row("ball", "ball"), np.ones(volume.data.shape, np.uint8))])
+    assert history._case is not None
+    history._case._journal.close()  # as when the window is killed
+    history._case._lock.release()
+    viewer, widget = open_widget()
+    qtbot.waitUntil(lambda: offer_is_open(widget), timeout=PATIENCE_MS)
+    click(qtbot, widget, QPushButton, "offer_yes")
+    qtbot.waitUntil(lambda: "ball" in viewer.layers, timeout=PATIENCE_MS)
+    np.testing.assert_array_equal(
+        np.sort(viewer.layers[0].data, None), np.sort(volumes[..., 1], None)
+    )
+    assert viewer.layers[0].metadata["volume_index"] == 1
+    (case,) = Project(own_settings).cases()
+    assert case.image.volume_index == 1
 
 
 def test_question_that_came_to_nothing_is_no_work_to_go_on_with(

@@ -199,6 +199,28 @@ def test_corrected_slices_are_those_painted_since_the_last_result() -> None:
     assert [edit.kind for edit in history.edits(row_id)] == ["result", "brush", "result"]
 
 
+def test_a_stroke_counts_for_the_slices_that_it_lies_in_only() -> None:
+    history, row_id = history_with_row()
+    i, k = (np.ravel(index) for index in np.mgrid[1:5, 1:6])
+    _paint(history, row_id, (i, np.full_like(i, 3), k))
+    assert history.corrected_slices(row_id, 1) == (3,)
+    assert history.corrected_slices(row_id, 2) == ()
+    assert history.confirm(row_id, 2, 4) is not None
+    assert history.corrected_by_axis(row_id, 2) == {1: {3}, 2: {4}}
+
+
+def test_a_straight_stroke_is_taken_as_the_other_strokes_are() -> None:
+    history, row_id = history_with_row()
+    line = np.arange(1, 5)
+    _paint(history, row_id, (line, np.full_like(line, 2), np.full_like(line, 3)))
+    assert history.corrected_by_axis(row_id, 1) == {1: {2}}
+    assert history.corrected_by_axis(row_id, 2) == {2: {3}}
+    i, j = (np.ravel(index) for index in np.mgrid[1:5, 1:5])
+    _paint(history, row_id, (i, j, np.full_like(i, 5)))
+    assert history.corrected_by_axis(row_id, 1) == {2: {3, 5}}
+    assert history.corrected_slices(row_id, 1) == ()
+
+
 def test_confirmed_slices_count_as_corrected_along_their_axis_only() -> None:
     history, row_id = history_with_row()
     before = history.masks[row_id].copy()
@@ -247,9 +269,14 @@ def test_work_in_memory_is_never_called_saved() -> None:
 
 
 def _dot(history: EditHistory, row_id: int, where: tuple[int, int, int]) -> None:
-    here = tuple(np.array([n]) for n in where)
-    history.masks[row_id][here] = 1
-    history.record(row_id, [(here, 0, 1)])
+    i, j, k = (np.array([n]) for n in where)
+    _paint(history, row_id, (i, j, k))
+
+
+def _paint(history: EditHistory, row_id: int, voxels: tuple[NDArray[np.intp], ...]) -> None:
+    before = history.masks[row_id][voxels]
+    history.masks[row_id][voxels] = 1
+    history.record(row_id, [(voxels, before, 1)])
 
 
 def _copy(history: EditHistory) -> tuple[tuple[Row, ...], dict[int, NDArray[np.uint8]]]:
