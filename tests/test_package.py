@@ -17,6 +17,7 @@ MAY_IMPORT_TORCH = (
     "segone_napari.data.slices",
     "segone_napari.data.synthetic",
     "segone_napari.data.tumours",
+    "segone_napari.data.ventricles",
     "segone_napari.gui",
 )
 
