@@ -522,7 +522,7 @@ def _add_vocabulary(commands: Any) -> None:
 def _vocabulary(args: argparse.Namespace) -> None:
     from segone_napari.data.vocabulary import Vocabulary
 
-    entries = _vocabulary_entries(Vocabulary.load())
+    entries = _vocabulary_entries(Vocabulary.packaged())
     if args.json:
         print(json.dumps(entries, indent=2, ensure_ascii=False))
         return

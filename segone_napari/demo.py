@@ -88,7 +88,7 @@ def run(
     session = session or Session()
     image = formats.read(SAMPLE.image_path)
     results = session.segment(image, PROMPTS, progress=progress)
-    vocabulary = Vocabulary.load()
+    vocabulary = Vocabulary.packaged()
     classes = reference_classes(formats.read(SAMPLE.truth_path), vocabulary, SAMPLE.truth_labels)
     dice = dice_by_prompt(results, classes, vocabulary)
     system = session.system

@@ -261,7 +261,7 @@ _OTHER_COLOURS: tuple[Colour, ...] = (
 
 @cache
 def _vocabulary() -> Vocabulary:
-    return Vocabulary.load()
+    return Vocabulary.packaged()
 
 
 def _probability(segment: Segment) -> Any:

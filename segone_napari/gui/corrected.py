@@ -24,7 +24,7 @@ from segone_napari.project import (
     merge_corrections,
 )
 from segone_napari.runtime import BadInput
-from segone_napari.training.cases import image_in_file
+from segone_napari.training.cases import canonical, image_in_file
 from segone_napari.training.patients import patient_of
 
 _NUMBERED = re.compile(r" \(\d+\)$")  # a second mask of the same structure, opened from a file
@@ -255,7 +255,6 @@ class Counter:
 
     def __init__(self) -> None:
         self._is_empty: dict[Path, bool] = {}
-        self._vocabulary: Vocabulary | None = None
 
     def count(self, folder: Path, sources: Iterable[Source]) -> Lore:
         """Count it; nothing is written.
@@ -265,34 +264,26 @@ class Counter:
         BadInput
             If the folder can't be used.
         """
-        if self._vocabulary is None:
-            self._vocabulary = Vocabulary.packaged()
+        vocabulary = Vocabulary.packaged()
         terms: dict[str, OfTerm] = {}
         synonyms: dict[str, tuple[str, ...]] = {}
         found = Project(folder).corrections()
         for one in found.usable:
-            of_term = terms.setdefault(self._canonical(one.term), OfTerm())
+            of_term = terms.setdefault(canonical(one.term, vocabulary), OfTerm())
             image = one.image.checksum
             _add(of_term, image, one.axis, one.slices, is_empty=self._is_absent(one))
             known = synonyms.get(one.term, ())
             synonyms[one.term] = tuple(dict.fromkeys((*known, *one.synonyms)))
         for source in sources:
             for said in said_in(source.history, source.values.layout.axes[0]):
-                of_term = terms.setdefault(self._canonical(said.term), OfTerm())
+                of_term = terms.setdefault(canonical(said.term, vocabulary), OfTerm())
                 image = source.reference.checksum
                 is_empty = said.slices is None and not said.mask.any()
                 _add(of_term, image, said.axis, said.slices, is_empty=is_empty)
         new = {
-            term: synonyms.get(term, ())
-            for term in terms
-            if self._vocabulary.match(term).term is None
+            term: synonyms.get(term, ()) for term in terms if vocabulary.match(term).term is None
         }
         return Lore(terms, new, found.problems)
-
-    def _canonical(self, term: str) -> str:
-        assert self._vocabulary is not None
-        match = self._vocabulary.match(term)
-        return match.term.canonical if match.term and match.how != "description" else term
 
     def _is_absent(self, one: Correction) -> bool:
         if one.slices is not None:

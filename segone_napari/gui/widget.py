@@ -99,7 +99,9 @@ class SegOneWidget(QWidget):
         self._preferences = Preferences()
         folder = project_folder()
         self._learning = Learning(folder, self._preferences, self._sources, self)
-        form = self._form = Form(names_to_offer(Vocabulary.load()), REPAIRS, self._learning.panel)
+        form = self._form = Form(
+            names_to_offer(Vocabulary.packaged()), REPAIRS, self._learning.panel
+        )
         form.lay_out(self)
         self._say = form.status.setText
         self._engine = Engine(make_session, self)
