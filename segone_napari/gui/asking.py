@@ -42,6 +42,7 @@ class Question:
     number : of its request.
     preset, checkpoint : how it is answered, and by what weights.
     typed : the prompts as a person typed them.
+    refused : what the image has no row for, as long as this has no answer.
     rows : that wait for their answers, in the order of the prompts.
     unfinished : layers that show one slice only.
     then : what to do once the work on the image is open, where the answer came before.
@@ -52,6 +53,7 @@ class Question:
     preset: str = ""
     checkpoint: str = ""
     typed: str = ""
+    refused: list[Shown] = field(default_factory=list)
     asked_s: float = field(default_factory=time.monotonic)
     rows: list[Row] = field(default_factory=list)
     unfinished: list[Labels] = field(default_factory=list)
@@ -105,6 +107,13 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         """Whether an answer is awaited."""
         return self._question is not None
 
+    def asked_of_another(self, layer: Any) -> str:
+        """What was asked about another image than this layer's, and has no answer yet; or ""."""
+        question = self._question
+        if question is None or question.image.layer is layer or not question.typed:
+            return ""
+        return f"“{question.typed}” on {question.image.values.name}"
+
     @property
     def waiting(self) -> list[Row]:
         """The rows that wait for their answers."""
@@ -117,7 +126,7 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         """
         question = self._begin(image, preset)
         question.typed = typed
-        image.refused.clear()
+        image.refused = []
         image.kept.clear()
         question.rows = [self._rows.add(prompt) for prompt in prompts]
         self.changed.emit()
@@ -151,6 +160,7 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
             self._turns.remove(unfinished)
             for row in question.rows:
                 self._rows.remove(row)
+            question.image.refused = question.refused
         self.changed.emit()
 
     def on_layer_removed(self, layer: Any) -> None:
@@ -183,7 +193,7 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
     def _begin(self, image: OpenImage, preset: str = "") -> Question:
         self.stop()
         self._number += 1
-        self._question = Question(self._number, image, preset)
+        self._question = Question(self._number, image, preset, refused=image.refused)
         return self._question
 
     def _asked(self, number: int) -> Question | None:
@@ -275,7 +285,8 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         image = question.image
         # What the whole volume doesn't show although one slice seemed to goes away in the end.
         question.unfinished = [one for one in question.unfinished if work.row_of(one) is None]
-        image.refused, image.kept = sorting.refused, image.kept | sorting.kept
+        image.refused = question.refused = sorting.refused
+        image.kept = image.kept | sorting.kept
         for name in sorting.accepted:
             show_info(f"{name} is accepted and was kept as it is; unlock it to replace it")
         work.keep_warnings({shown.name: shown.result.warnings for shown in sorting.found})
@@ -288,7 +299,7 @@ class Asking(QObject):  # type: ignore[misc, unused-ignore]
         if question is not None:
             self.stop()
             self._bring_into_view(question.image, sorting.found)
-            self.told.emit(_summary(sorting.answers, time.monotonic() - question.asked_s))
+            self.told.emit(_summary(sorting, time.monotonic() - question.asked_s))
 
     def _bring_into_view(self, image: OpenImage, found: list[Answer]) -> None:
         """Go to the first outline if none of them can be seen on the slice on screen."""
@@ -371,7 +382,9 @@ def _refusal(result: Result) -> Shown:
     )
 
 
-def _summary(answers: Sequence[Answer], seconds: float) -> str:
-    found = sum(answer.result.found for answer in answers)
-    what = "Found" if found == len(answers) == 1 else f"{found} of {len(answers)} found"
-    return f"{what} in {seconds:.1f} s"
+def _summary(sorting: _Sorting, seconds: float) -> str:
+    asked, found = len(sorting.answers), len(sorting.found)
+    what = "Found" if found == asked == 1 else f"{found} of {asked} found"
+    kept = len(sorting.accepted) + len(sorting.kept)
+    yours = "; yours was kept" if asked == kept == 1 else f"; {kept} of yours kept" if kept else ""
+    return f"{what} in {seconds:.1f} s{yours}"

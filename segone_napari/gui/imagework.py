@@ -184,11 +184,11 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def undo(self) -> None:
         """Take the last edit back, wherever it was, and show where."""
-        self._step(self.history.undo)
+        self._step(self.history.undo, "Took back")
 
     def redo(self) -> None:
         """Do again what was undone last."""
-        self._step(self.history.redo)
+        self._step(self.history.redo, "Did again")
 
     def set_state(self, row_id: int, state: Any) -> None:
         """Accept a row, or make it a draft again."""
@@ -210,22 +210,36 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def repair(self, row_id: int, name: str) -> None:
         """Do one of `REPAIRS` to a row."""
+        if name == "absent":
+            self._say_absent(row_id)
+            return
         row, spacing = self.history.row(row_id), self.values.grid.spacing
         largest = partial(editing.keep_largest_part, parts=2 if row.side == "both" else 1)
         repairs: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
             "largest": largest,
             "holes": editing.fill_holes,
             "smooth": lambda mask: editing.smooth(mask, spacing),
-            "absent": np.zeros_like,
         }
-        then = partial(self.set_state, row_id, "accepted") if name == "absent" else None
         words = f"{REPAIRS[name][1].lower()}: {row.name}"
 
         def work() -> Change | None:
             values = repairs[name](self.history.masks[row_id])
             return self.history.edit(row_id, values, kind="repair", words=words)
 
-        self._change_in_thread(row_id, work, then, told=REPAIRS[name][1])
+        self._change_in_thread(row_id, work, told=REPAIRS[name][1])
+
+    def _say_absent(self, row_id: int) -> None:
+        """Clear a row and accept it, as one step."""
+        name = self.history.row(row_id).name
+
+        def work() -> Change | None:
+            with self.history.undisturbed():
+                nothing = np.zeros_like(self.history.masks[row_id])
+                row = replace(self.history.row(row_id), state="accepted")
+                return self.history.put([(row, nothing)], kind="repair", words=f"not there: {name}")
+
+        words = f"{name} is not there: accepted, and locked"
+        self._change_in_thread(row_id, work, lambda: self.told.emit(words))
 
     def interpolate(self, row_id: int, axis: int) -> None:
         """Fill in the slices between corrected ones along array axis `axis`."""
@@ -347,12 +361,13 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
             self._turns.remove([self._let_go(row_id) for row_id in list(self._layers)])
         self._keeper.run(self.history.close)
 
-    def _step(self, step: Callable[[], Change | None]) -> None:
+    def _step(self, step: Callable[[], Change | None], done: str) -> None:
         if self.is_busy:  # a repair is about to end; what was asked for is not dropped
-            self._queued.append(partial(self._step, step))
+            self._queued.append(partial(self._step, step, done))
             return
         change = step()
         if change is not None:
+            self.told.emit(f"{done}: {change.words}")
             self._show(change, lambda: None)
             self._bring_into_view(change)
 

@@ -71,6 +71,11 @@ class Shown:
         """Whether it has a layer."""
         return self.state != "not found"
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether a person said that it isn't in the image."""
+        return self.state == "accepted" and not self.volume_ml
+
 
 class Row(QFrame):
     """What became of one prompt.
@@ -158,7 +163,7 @@ class Row(QFrame):
         self.name, self.row_id, self._is_there = shown.name, shown.row_id, shown.is_there
         self._title.setText(shown.name)
         self.setToolTip(f"You typed: {shown.prompt}")
-        self._ml.setText(f"{shown.volume_ml:.2f} mL" if shown.is_there else _absence(shown))
+        self._ml.setText(_amount(shown))
         self._facts.setText(_facts(shown))
         self._facts.setVisible(shown.is_there)
         self._facts.setToolTip(_facts_in_words(shown))
@@ -236,7 +241,7 @@ class Row(QFrame):
 
     def _describe(self, shown: Shown) -> None:
         words = (
-            f"{self.name}: {shown.volume_ml:.2f} millilitres, {_facts_in_words(shown)}"
+            f"{self.name}: {_amount(shown).replace('mL', 'millilitres')}, {_facts_in_words(shown)}"
             if shown.is_there
             else f"{self.name}: not found in this image"
         )
@@ -329,13 +334,18 @@ def _set_style_property(widget: QWidget, name: str, value: bool) -> None:
 def _facts(shown: Shown) -> str:
     if not shown.is_there:
         return ""
-    confidence = _short(shown.confidence)
+    # the model's confidence is of a mask that is not there any more
+    confidence = _short(shown.confidence) if shown.volume_ml else ""
     state = "✓ accepted" if shown.state == "accepted" else "draft"
     parts = [confidence, state, "corrected" if shown.is_edited else ""]
     return " · ".join(filter(None, parts))
 
 
-def _absence(shown: Shown) -> str:
+def _amount(shown: Shown) -> str:
+    if shown.is_absent:
+        return "not there"
+    if shown.is_there:
+        return f"{shown.volume_ml:.2f} mL"
     confidence = _short(shown.confidence)
     return f"not found ({confidence})" if confidence else "not found"
 
@@ -346,7 +356,9 @@ def _short(confidence: float | None) -> str:
 
 def _facts_in_words(shown: Shown) -> str:
     parts = [
-        "" if shown.confidence is None else f"confidence {shown.confidence:.2f} of 1",
+        f"confidence {shown.confidence:.2f} of 1"
+        if shown.confidence is not None and shown.volume_ml
+        else "",
         "accepted: locked against changes" if shown.state == "accepted" else "draft",
         "corrected by hand" if shown.is_edited else "",
     ]

@@ -392,6 +392,7 @@ class SegOneWidget(QWidget):
 
     def _choose(self, layer: Image | None) -> None:
         """Turn to an image, or to none; also anew to the one that is chosen."""
+        dropped = self._asking.asked_of_another(layer)
         self._asking.stop()
         self._image = layer
         self._say(NO_IMAGE if layer is None else "Type what to outline and press Enter")
@@ -410,6 +411,10 @@ class SegOneWidget(QWidget):
         self._refresh_header()
         self._refresh_sides()
         self._results.show()
+        if dropped:
+            self._say(
+                f"Stopped outlining {dropped}, since you turned to another image; ask again there"
+            )
 
     def _image_to_ask_about(self) -> OpenImage:
         """The chosen image, as it is by now."""

@@ -141,6 +141,7 @@ class Journal:
     def append(self, kind: int, content: bytes) -> None:
         """Hand one record to the system; it outlives this program."""
         record = packed_record(kind, content)
+        self._check_still_there()
         try:
             # A former call may have failed after some bytes, and even cutting them off again.
             os.lseek(self._descriptor, self.end, os.SEEK_SET)
@@ -152,11 +153,17 @@ class Journal:
 
     def sync(self) -> None:
         """Wait until all records are on the disk; they outlive the machine's power."""
+        self._check_still_there()
         os.fsync(self._descriptor)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+    def _check_still_there(self) -> None:
+        """A deleted file still takes all that is written, and is gone when it is closed."""
+        if not os.path.samestat(os.stat(self.path), os.fstat(self._descriptor)):
+            raise FileNotFoundError(errno.ENOENT, "was replaced by another file", str(self.path))
 
     def _cut(self) -> None:
         try:

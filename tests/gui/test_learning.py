@@ -55,6 +55,7 @@ from .hands import (
     row_text,
     row_texts,
     rows,
+    undo,
 )
 
 BETTER = {
@@ -204,7 +205,7 @@ def train_until_card(qtbot, widget, training, **outcome) -> None:
 def test_section_is_closed_until_something_is_said_also_that_it_is_not_there(
     qtbot, open_widget, training, own_settings
 ) -> None:
-    _, widget = open_widget(head())
+    viewer, widget = open_widget(head())
     ask_and_wait(qtbot, widget, "left ball")
     assert child(widget, QWidget, "improve_area").isHidden()
     open_section(qtbot, widget)
@@ -214,8 +215,16 @@ def test_section_is_closed_until_something_is_said_also_that_it_is_not_there(
     qtbot.mouseClick(rows(widget)[0], Qt.MouseButton.LeftButton)
     click(qtbot, widget, QPushButton, "repair_absent")
     qtbot.waitUntil(lambda: short(widget) == "1 × “not there”", timeout=PATIENCE_MS)
-    assert "0.00 mL" in row_texts(widget)[0]
+    assert "not there" in row_texts(widget)[0]
     assert "accepted" in row_texts(widget)[0]
+    assert ".9" not in row_texts(widget)[0]  # nor how sure the model was of what was cleared
+    assert "not there: accepted" in child(widget, QLabel, "status").text()
+    undo(qtbot, viewer)  # one click is one step
+    qtbot.waitUntil(lambda: "draft" in row_texts(widget)[0], timeout=PATIENCE_MS)
+    assert np.asarray(viewer.layers["left ball"].data).any()
+    assert "Took back: not there" in child(widget, QLabel, "status").text()
+    click(qtbot, widget, QPushButton, "repair_absent")
+    qtbot.waitUntil(lambda: "not there" in row_texts(widget)[0], timeout=PATIENCE_MS)
     train(qtbot, widget)
     (kept,) = Project(own_settings).corrections().usable
     assert kept.slices is None

@@ -193,10 +193,29 @@ def test_answer_is_dropped_when_another_image_is_chosen(
     qtbot.waitUntil(segmenter.has_begun.is_set, timeout=PATIENCE_MS)
     viewer.layers.selection.active = other
     assert child(widget, QComboBox, "image").currentText() == "other"
+    said = child(widget, QLabel, "status").text()
+    assert "Stopped outlining “left ball” on head.nii.gz" in said
     gate.set()
     assert segmenter.has_ended.wait(5)
     qtbot.wait(100)
     assert not labels_of(viewer)
+
+
+def test_what_was_not_found_stays_in_the_list_when_the_next_question_is_cancelled(
+    qtbot, open_widget, segmenter, gate
+) -> None:
+    _, widget = open_widget(head())
+    gate.set()
+    ask_and_wait(qtbot, widget, "elephant")
+    before = row_texts(widget)
+    assert "elephant" in before[0]
+    gate.clear()
+    segmenter.has_begun.clear()
+    ask(qtbot, widget, "left ball")
+    qtbot.waitUntil(segmenter.has_begun.is_set, timeout=PATIENCE_MS)
+    widget.cancel()
+    assert row_texts(widget) == before
+    gate.set()
 
 
 def test_answer_is_dropped_when_the_image_gets_other_data(

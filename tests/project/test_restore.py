@@ -322,6 +322,19 @@ def test_an_unknown_version_is_refused(case: Case) -> None:
         EditHistory.open(case)
 
 
+def test_a_folder_that_is_deleted_while_it_is_open_is_told(case: Case) -> None:
+    problems: list[NotSaved] = []
+    history = EditHistory.open(case, on_problem=problems.append)
+    history.add_prompt("before")
+    assert history.sync()
+    shutil.rmtree(case.folder)
+    assert not problems
+    history.add_prompt("after")
+    assert not history.sync()
+    assert ["the folder is gone" in str(problem) for problem in problems] == [True]
+    assert history.problem is not None
+
+
 def test_a_full_disk_is_told_once_and_work_is_saved_when_there_is_room(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
