@@ -144,7 +144,7 @@ def read_masks(folder: Path) -> list[Segment]:
     BadInput
         If there is no image in the folder, or one of them can't be read or is not a mask.
     """
-    files = sorted(file for file in folder.iterdir() if _is_image(file))
+    files = images_in(folder)
     if not files:
         raise BadInput(
             f"{folder} holds no masks; name a folder of files that end in "
@@ -156,16 +156,17 @@ def read_masks(folder: Path) -> list[Segment]:
     return [_read_mask(path, number, told) for number, path in enumerate(files)]
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The images in a folder of masks, in the order of their names."""
+    return sorted(file for file in folder.iterdir() if file.name.lower().endswith(formats.WRITABLE))
+
+
 def names_in(folder: Path) -> list[str]:
     """The names in the table of a folder of masks; none where there is none that can be read."""
     try:
         return [name for _, name, _ in _read_table(folder / MASKS_TABLE)]
     except BadInput:
         return []
-
-
-def _is_image(file: Path) -> bool:
-    return file.name.lower().endswith(formats.WRITABLE)
 
 
 def _named(segments: Sequence[Segment]) -> list[tuple[str, Colour]]:
