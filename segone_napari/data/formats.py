@@ -47,6 +47,10 @@ _OTHER_HEADERS = {
     b"#?": "a picture (Radiance HDR)",
     b"!INTERFILE": "an Interfile header",
 }
+_SIDES_UNKNOWN = (
+    "does not say how it lies in the patient: left and right can't be known from the file and may "
+    "be swapped"
+)
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
 _DAMAGED = (
     nib.spatialimages.HeaderDataError,
@@ -99,6 +103,8 @@ def read(
             raise BadInput(_bad_affine(file))
     else:
         data, grid, warnings = _read_with_nibabel(file, volume)
+    if not _is_oriented(grid):
+        warnings = (*warnings, f"{file.name} {_SIDES_UNKNOWN}")
     data, more_warnings = _without_non_finite(file, data)
     if not may_be_empty:
         _check_shows_something(file, data)
@@ -115,7 +121,7 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
 
 def says_orientation(volume: Volume) -> bool:
     """Whether the file that a volume came from said how it lies in the patient."""
-    return volume.grid.sform_code > 0 or volume.grid.qform_code > 0
+    return _is_oriented(volume.grid)
 
 
 def oriented(volume: Volume, directions: str) -> Volume:
@@ -133,8 +139,20 @@ def oriented(volume: Volume, directions: str) -> Volume:
         affine[world, axis] = sign * volume.grid.spacing[axis]
     centre = (np.array(volume.grid.shape) - 1) / 2
     affine[:3, 3] = nib.affines.apply_affine(volume.affine, centre) - affine[:3, :3] @ centre
+    grid = Grid(volume.grid.shape, affine)
+    return as_chosen(Volume(volume.data, grid, volume.name, volume.warnings))
+
+
+def as_chosen(volume: Volume) -> Volume:
+    """Say of a volume whose file didn't say how it lies that a person did."""
+    others = [words for words in volume.warnings if not words.endswith(_SIDES_UNKNOWN)]
+    directions = volume.grid.orientation
     words = f"{volume.name} doesn't say how it lies in the patient; {directions} was chosen"
-    return Volume(volume.data, Grid(volume.grid.shape, affine), volume.name, (words,))
+    return Volume(volume.data, volume.grid, volume.name, (*others, words))
+
+
+def _is_oriented(grid: Grid) -> bool:
+    return grid.sform_code > 0 or grid.qform_code > 0
 
 
 def _read_dicom(path: Path, volume: int | None, series: int | str | None) -> Volume:
@@ -413,10 +431,6 @@ def _read_grid(file: Path, image: Any, shape: tuple[int, int, int]) -> tuple[Gri
         raise BadInput(_bad_affine(file))
     if not _says_orientation(file, image):
         sform_code, qform_code = 0, 0
-        warnings.append(
-            f"{file.name} does not say how it lies in the patient: left and right "
-            "can't be known from the file and may be swapped"
-        )
     return Grid(shape, affine, sform_code, qform_code), tuple(warnings)
 
 
