@@ -205,15 +205,20 @@ def _as_labels(path: Path, data: NDArray[np.generic]) -> NDArray[np.int64]:
 
 def _is_in_patches(labels: NDArray[np.int64]) -> bool:
     """Whether most neighbours in (i, j, k) that are not 0 have the same value."""
-    both = (labels[1:] > 0) & (labels[:-1] > 0)
-    return bool(np.count_nonzero((labels[1:] == labels[:-1]) & both) >= 0.5 * both.sum())
+    same = pairs = 0
+    for axis in range(labels.ndim):
+        along = np.moveaxis(labels, axis, 0)
+        both = (along[1:] > 0) & (along[:-1] > 0)
+        same += int(np.count_nonzero((along[1:] == along[:-1]) & both))
+        pairs += int(np.count_nonzero(both))
+    return same >= 0.5 * pairs
 
 
 def _read_table(path: Path) -> list[Row]:
     """Read index, name and colour; BIDS spells the last one "color"."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text), delimiter="\t")
+        reader = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
         return [
             (
                 int(row["index"]),
