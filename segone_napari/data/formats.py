@@ -15,8 +15,7 @@ import math
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from segone_napari.data.choices import choose_volume
 from segone_napari.data.dicom import signature
-from segone_napari.runtime import BadInput
+from segone_napari.runtime import BadInput, silenced
 from segone_napari.volume import Affine, Grid, Volume
 
 READABLE = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr", ".nrrd", ".nhdr")
@@ -116,7 +115,10 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
     file = Path(path).expanduser()
     if os.path.isdir(file):
         return True
-    return _ending(file, READABLE) is None and signature.is_dicom(file)
+    ending = _ending(file, READABLE)
+    if ending in (".hdr", ".img"):
+        return signature.is_certainly_dicom(file)
+    return ending is None and signature.is_dicom(file)
 
 
 def says_orientation(volume: Volume) -> bool:
@@ -305,30 +307,17 @@ def _check_is_pair(file: Path) -> None:
         raise BadInput(f"{file} needs its other half (.hdr and .img) beside it; copy both")
 
 
-@contextmanager
-def _without_nibabel_s_words() -> Iterator[None]:
-    """Keep nibabel from printing what is said here in our own words.
-
-    Its own switch takes its handlers away, and then Python prints in their place.
-    """
-    logger = nib.imageglobals.logger
-    was_off, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = was_off
-
-
 def _read_with_nibabel(
     file: Path, volume: int | None
 ) -> tuple[NDArray[Any], Grid, tuple[str, ...]]:
-    with _without_nibabel_s_words():
+    # What nibabel would print is said here in our own words.
+    with silenced(nib.imageglobals.logger.name):
         image = _open(file)
         shape = _choose_shape(file, image)
         _check_claimed_size(file, image)
         index = _choose_volume(file, image.shape, volume)
         grid, warnings = _read_grid(file, image, shape)
-        return _read_voxels(file, image, index).reshape(shape), grid, warnings
+    return _read_voxels(file, image, index).reshape(shape), grid, warnings
 
 
 def _open(file: Path) -> Any:
