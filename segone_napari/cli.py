@@ -12,10 +12,11 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -242,16 +243,15 @@ def _segment(args: argparse.Namespace) -> None:
     # 3. The slow work.
     with _progress_bar() as progress:
         results = session.segment(image, prompts, progress=progress)
-    with _probabilities(args, image, results, session) as exported:
-        written = write_outputs(
-            results,
-            outputs,
-            image=str(args.image),
-            system=system.name,
-            checkpoint=system.checkpoint,
-            options={"preset": args.preset, "seed": args.seed},
-        )
-    written += exported
+    written = write_outputs(
+        results,
+        outputs,
+        image=str(args.image),
+        system=system.name,
+        checkpoint=system.checkpoint,
+        options=_how(args),
+        others=_probabilities(args, image, results, session),
+    )
     print_results(results)
     if outputs.label_map is not None:
         for warning in losses_by_overlap(results):
@@ -261,6 +261,7 @@ def _segment(args: argparse.Namespace) -> None:
 
 def _check_probabilities(args: argparse.Namespace) -> None:
     from segone_napari.data import formats
+    from segone_napari.exports.staging import check_not_read
 
     if args.probabilities.suffix.lower() != ".dcm":
         raise BadInput(f"{args.probabilities} would be a DICOM file; let its name end in .dcm")
@@ -270,35 +271,33 @@ def _check_probabilities(args: argparse.Namespace) -> None:
             "leave out --probabilities"
         )
     formats.check_output(args.probabilities, force=args.force)
+    check_not_read([args.probabilities], [args.image])
 
 
-@contextmanager
 def _probabilities(
     args: argparse.Namespace, image: Volume, results: Sequence[Result], session: Session
-) -> Iterator[list[Path]]:
-    """Write the probabilities where they are wanted; take them back if what comes next fails."""
-    written: list[Path] = []
-    if args.probabilities is not None:
-        from segone_napari.exports import registry
-        from segone_napari.exports.content import Content, segments_of
-        from segone_napari.exports.dicom_series import files_of
+) -> dict[Path, Callable[[Path], None]]:
+    """Give what writes the probabilities, where they are wanted."""
+    if args.probabilities is None:
+        return {}
+    from segone_napari.exports import registry
+    from segone_napari.exports.content import Content, segments_of
+    from segone_napari.exports.dicom_series import files_of
 
-        content = Content(
-            tuple(segments_of(results, made_at=datetime.now(UTC).isoformat(timespec="seconds"))),
-            image=image,
-            image_files=files_of(args.image, args.series, args.volume),
-            system=session.system.name,
-            checkpoint=session.system.checkpoint,
-            options={"preset": args.preset, "seed": args.seed},
-        )
-        name, force = "dicom-seg-probability", args.force
-        written += registry.write(content, args.probabilities, name=name, force=force)
-    try:
-        yield written
-    except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise
+    content = Content(
+        tuple(segments_of(results, made_at=datetime.now(UTC).isoformat(timespec="seconds"))),
+        image=image,
+        image_files=files_of(args.image, args.series, args.volume),
+        system=session.system.name,
+        checkpoint=session.system.checkpoint,
+        options=_how(args),
+    )
+    row = registry.format_named("dicom-seg-probability")
+    return {args.probabilities.expanduser(): partial(registry.fill, content, row=row)}
+
+
+def _how(args: argparse.Namespace) -> dict[str, Any]:
+    return {"preset": args.preset, "seed": args.seed}
 
 
 def _read(args: argparse.Namespace) -> Volume:

@@ -6,6 +6,8 @@ Knows nothing of images or models. torch is imported inside functions only.
 from __future__ import annotations
 
 import ctypes
+import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` between steps. It may raise `Cancelled` to stop the work."""
+
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class SegOneError(Exception):
@@ -41,6 +46,22 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def no_progress(done: int, total: int) -> None:
     """A progress callback that does nothing."""
+
+
+@contextmanager
+def silenced(logger: str) -> Iterator[None]:
+    """Keep a library's logger, and those below it, from printing; in one thread at a time.
+
+    Of two at once the later one would take the other's silence for what to go back to.
+    """
+    with _ONE_AT_A_TIME:
+        log = logging.getLogger(logger)
+        before = log.level
+        log.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            log.setLevel(before)
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -59,7 +59,9 @@ TABLE_COLUMNS = (
 
 
 # Makes the image or the text of a file.
+_T = TypeVar("_T")
 _Make = Callable[[], Volume | str]
+_Write = Callable[[Path], None]
 # What is in a folder of masks.
 _MASK_NAME = re.compile(rf"\d{{2,}}_.+\.nii\.gz$|{re.escape(MASKS_TABLE)}$")
 
@@ -374,12 +376,14 @@ def write_outputs(
     system: str = "",
     checkpoint: str = "",
     options: Mapping[str, Any] = MappingProxyType({}),
+    others: Mapping[Path, _Write] = MappingProxyType({}),
 ) -> list[Path]:
     """Write all of `outputs`, or nothing; return what was written, the label map first.
 
     Parameters
     ----------
     image, system, checkpoint, options : what the table says that the results come from.
+    others : more files to write with them, each with what writes it.
 
     Raises
     ------
@@ -396,7 +400,8 @@ def write_outputs(
         "made_at": provenance.now(),
     }
     files = _files(results, outputs, origin)
-    folders = dict.fromkeys(path.parent for path in files)
+    named = [*files, *others]
+    folders = dict.fromkeys(path.parent for path in named)
     # What an export wrote there goes, with its record, which would be taken for the new one's.
     former = []
     if outputs.label_map is not None:
@@ -404,13 +409,16 @@ def write_outputs(
     if outputs.masks is not None:
         former += former_files(outputs.masks, format_named("masks"))
         former += [provenance.beside(outputs.masks)] if outputs.masks.is_dir() else []
-    write_together(
-        {folder: partial(_fill, _inside(files, folder)) for folder in folders},
-        target=next(iter(files), Path()),
+    written = write_together(
+        {
+            folder: partial(_fill, _inside(files, folder), _inside(others, folder))
+            for folder in folders
+        },
+        target=next(iter(named), Path()),
         force=outputs.force,
         former=former,
     )
-    return list(files)
+    return [*named, *(path for path in written if path not in named)]
 
 
 def write_label_map(results: Sequence[Result], path: str | Path, *, force: bool = False) -> Path:
@@ -540,12 +548,14 @@ def _files(
     return files
 
 
-def _inside(files: Mapping[Path, _Make], folder: Path) -> dict[str, _Make]:
+def _inside(files: Mapping[Path, _T], folder: Path) -> dict[str, _T]:
     """The files of one folder, by their names."""
     return {path.name: make for path, make in files.items() if path.parent == folder}
 
 
-def _fill(files: Mapping[str, _Make], folder: Path) -> None:
+def _fill(files: Mapping[str, _Make], others: Mapping[str, _Write], folder: Path) -> None:
+    for name, write in others.items():
+        write(folder / name)
     for name, make in files.items():
         what = make()
         if isinstance(what, Volume):

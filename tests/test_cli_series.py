@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +14,6 @@ import pytest
 from segone_napari import cli
 from segone_napari.data import formats
 from segone_napari.exports.reading import read_segments
-from segone_napari.runtime import BadInput
 from segone_napari.session import Session
 
 from . import scanner
@@ -132,14 +133,40 @@ def test_probabilities_that_can_not_be_written_are_refused_before_the_work(
     assert words in capsys.readouterr().err
 
 
-def test_no_probabilities_are_left_where_the_rest_can_not_be_written(
-    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("former", [None, b"an earlier result"])
+def test_probabilities_are_as_before_where_the_rest_can_not_be_written(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, former: bytes | None
 ) -> None:
-    def full_disk(*_: object, **__: object) -> None:
-        raise BadInput("the disk is full")
+    probabilities, labels = tmp_path / "p.dcm", tmp_path / "o.nii.gz"
+    if former is not None:
+        probabilities.write_bytes(former)
+    before = {path.name for path in tmp_path.iterdir()}
+    replace = os.replace
 
-    monkeypatch.setattr("segone_napari.session.write_outputs", full_disk)
-    asked = ["segment", str(study), "--series", "2", "-p", "left hippocampus"]
-    asked += ["--probabilities", str(tmp_path / "p.dcm"), "-o", str(tmp_path / "o.nii.gz")]
-    assert cli.main(asked) == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"study"}
+    def fails_at_the_labels(source: Path, there: Path) -> None:
+        if Path(there) == labels:
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, there)
+
+    monkeypatch.setattr(os, "replace", fails_at_the_labels)
+    asked = ["segment", str(study), "--series", "2", "-p", "left hippocampus", "--force"]
+    assert cli.main([*asked, "--probabilities", str(probabilities), "-o", str(labels)]) == 2
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert former is None or probabilities.read_bytes() == former
+
+
+@pytest.mark.parametrize("named", ["a slice", "its folder"])
+def test_probabilities_never_overwrite_the_series_itself(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], named: str
+) -> None:
+    first, second = sorted((study / "2").iterdir())[:2]
+    target = first.rename(first.with_name("slice.dcm"))
+    before = target.read_bytes()
+    image = second if named == "a slice" else study / "2"
+    asked = ["segment", str(image), "-p", "left hippocampus", "--force", "--probabilities"]
+    assert cli.main([*asked, str(target)]) == 2
+    assert "would overwrite what is read" in capsys.readouterr().err
+    assert target.read_bytes() == before
+    # What an earlier run wrote beside the slices is overwritten as asked.
+    for _ in range(2):
+        assert cli.main([*asked, str(study / "2" / "p.dcm")]) == 0

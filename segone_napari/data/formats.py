@@ -15,8 +15,7 @@ import math
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from segone_napari.data.choices import choose_volume
 from segone_napari.data.dicom import signature
-from segone_napari.runtime import BadInput
+from segone_napari.runtime import BadInput, silenced
 from segone_napari.volume import Affine, Grid, Volume
 
 READABLE = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr", ".nrrd", ".nhdr")
@@ -47,6 +46,10 @@ _OTHER_HEADERS = {
     b"#?": "a picture (Radiance HDR)",
     b"!INTERFILE": "an Interfile header",
 }
+_SIDES_UNKNOWN = (
+    "does not say how it lies in the patient: left and right can't be known from the file and may "
+    "be swapped"
+)
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
 _DAMAGED = (
     nib.spatialimages.HeaderDataError,
@@ -99,6 +102,8 @@ def read(
             raise BadInput(_bad_affine(file))
     else:
         data, grid, warnings = _read_with_nibabel(file, volume)
+    if not _is_oriented(grid):
+        warnings = (*warnings, f"{file.name} {_SIDES_UNKNOWN}")
     data, more_warnings = _without_non_finite(file, data)
     if not may_be_empty:
         _check_shows_something(file, data)
@@ -110,12 +115,15 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
     file = Path(path).expanduser()
     if os.path.isdir(file):
         return True
-    return _ending(file, READABLE) is None and signature.is_dicom(file)
+    ending = _ending(file, READABLE)
+    if ending in (".hdr", ".img"):
+        return signature.is_certainly_dicom(file)
+    return ending is None and signature.is_dicom(file)
 
 
 def says_orientation(volume: Volume) -> bool:
     """Whether the file that a volume came from said how it lies in the patient."""
-    return volume.grid.sform_code > 0 or volume.grid.qform_code > 0
+    return _is_oriented(volume.grid)
 
 
 def oriented(volume: Volume, directions: str) -> Volume:
@@ -133,8 +141,20 @@ def oriented(volume: Volume, directions: str) -> Volume:
         affine[world, axis] = sign * volume.grid.spacing[axis]
     centre = (np.array(volume.grid.shape) - 1) / 2
     affine[:3, 3] = nib.affines.apply_affine(volume.affine, centre) - affine[:3, :3] @ centre
+    grid = Grid(volume.grid.shape, affine)
+    return as_chosen(Volume(volume.data, grid, volume.name, volume.warnings))
+
+
+def as_chosen(volume: Volume) -> Volume:
+    """Say of a volume whose file didn't say how it lies that a person did."""
+    others = [words for words in volume.warnings if not words.endswith(_SIDES_UNKNOWN)]
+    directions = volume.grid.orientation
     words = f"{volume.name} doesn't say how it lies in the patient; {directions} was chosen"
-    return Volume(volume.data, Grid(volume.grid.shape, affine), volume.name, (words,))
+    return Volume(volume.data, volume.grid, volume.name, (*others, words))
+
+
+def _is_oriented(grid: Grid) -> bool:
+    return grid.sform_code > 0 or grid.qform_code > 0
 
 
 def _read_dicom(path: Path, volume: int | None, series: int | str | None) -> Volume:
@@ -287,30 +307,17 @@ def _check_is_pair(file: Path) -> None:
         raise BadInput(f"{file} needs its other half (.hdr and .img) beside it; copy both")
 
 
-@contextmanager
-def _without_nibabel_s_words() -> Iterator[None]:
-    """Keep nibabel from printing what is said here in our own words.
-
-    Its own switch takes its handlers away, and then Python prints in their place.
-    """
-    logger = nib.imageglobals.logger
-    was_off, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = was_off
-
-
 def _read_with_nibabel(
     file: Path, volume: int | None
 ) -> tuple[NDArray[Any], Grid, tuple[str, ...]]:
-    with _without_nibabel_s_words():
+    # What nibabel would print is said here in our own words.
+    with silenced(nib.imageglobals.logger.name):
         image = _open(file)
         shape = _choose_shape(file, image)
         _check_claimed_size(file, image)
         index = _choose_volume(file, image.shape, volume)
         grid, warnings = _read_grid(file, image, shape)
-        return _read_voxels(file, image, index).reshape(shape), grid, warnings
+    return _read_voxels(file, image, index).reshape(shape), grid, warnings
 
 
 def _open(file: Path) -> Any:
@@ -413,10 +420,6 @@ def _read_grid(file: Path, image: Any, shape: tuple[int, int, int]) -> tuple[Gri
         raise BadInput(_bad_affine(file))
     if not _says_orientation(file, image):
         sform_code, qform_code = 0, 0
-        warnings.append(
-            f"{file.name} does not say how it lies in the patient: left and right "
-            "can't be known from the file and may be swapped"
-        )
     return Grid(shape, affine, sform_code, qform_code), tuple(warnings)
 
 

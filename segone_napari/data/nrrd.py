@@ -28,7 +28,7 @@ _TO_RAS = {
 }
 _MM_PER_UNIT = {"m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3}
 _COLOURS = ("rgb-color", "hsv-color", "xyz-color", "rgba-color")
-_DAMAGED = (
+DAMAGED = (
     nrrd.NRRDError,
     AttributeError,
     EOFError,
@@ -38,8 +38,13 @@ _DAMAGED = (
     OverflowError,
     TypeError,
     ValueError,
+    zlib.error,
 )
-_MOST_COMPRESSION = 1032  # deflate's
+"""What reading a damaged file may raise."""
+
+# A header that claims more than its file's bytes can be unpacked to is wrong. bzip2 packs a run of
+# one value into a few dozen bytes a block of 45 MB.
+_MOST_COMPRESSION = {"gzip": 1032, "gz": 1032, "bzip2": 1 << 21, "bz2": 1 << 21}
 _MOST_VOXELS = 1 << 30
 
 
@@ -82,7 +87,7 @@ def _header(file: Path) -> Mapping[str, Any]:
             header: Mapping[str, Any] = nrrd.read_header(stream)
             sizes = [int(size) for size in header["sizes"]]
             _ = header["type"], header["encoding"]
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise BadInput(
             f"{file} is not an NRRD image, or its header is damaged; export it again"
         ) from error
@@ -125,7 +130,7 @@ def _grid(
     file: Path, header: Mapping[str, Any], axes: _Axes, shape: tuple[int, int, int]
 ) -> tuple[Grid, tuple[str, ...]]:
     """Return where voxels lie, and what a person should know about how that was found."""
-    affine, remarks = np.eye(4), []
+    affine = np.eye(4)
     factors = _space(header)
     if "space directions" in header:
         rows = [np.asarray(header["space directions"][axis], dtype=float) for axis in axes.image]
@@ -135,13 +140,8 @@ def _grid(
         spacings = np.asarray(header.get("spacings", np.ones(len(header["sizes"]))), dtype=float)
         affine[:3, :3] = np.diag([spacings[axis] for axis in axes.image])
         factors = None
-    affine, unit_remarks = _in_mm(file, header, affine)
-    remarks += unit_remarks
+    affine, remarks = _in_mm(file, header, affine)
     if factors is None:
-        remarks.append(
-            f"{file.name} does not say how it lies in the patient: left and right "
-            "can't be known from the file and may be swapped"
-        )
         return Grid(shape, affine, 0, 0), tuple(remarks)
     return Grid(shape, np.diag([*factors, 1.0]) @ affine), tuple(remarks)
 
@@ -180,7 +180,7 @@ def _voxels(file: Path, header: Mapping[str, Any]) -> NDArray[Any]:
         raise BadInput(
             f"{file} does not fit into memory; crop it or use a larger machine"
         ) from error
-    except (*_DAMAGED, zlib.error) as error:
+    except DAMAGED as error:
         raise BadInput(
             f"{file} is truncated or corrupt; copy, download or export it again"
         ) from error
@@ -199,7 +199,7 @@ def _check_claimed_size(file: Path, header: Mapping[str, Any]) -> None:
     if not holder.is_file():
         raise BadInput(f"{file} needs the file with its voxels beside it; copy both")
     claimed = math.prod(int(size) for size in header["sizes"])
-    most = _MOST_COMPRESSION if str(header["encoding"]).startswith(("gz", "bz")) else 8
+    most = _MOST_COMPRESSION.get(str(header["encoding"]), 8)
     if claimed > holder.stat().st_size * most:
         raise BadInput(
             f"{file} is truncated or its header is damaged: the header claims {claimed} voxels, "

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from segone_napari.data import formats
-from segone_napari.exports import provenance, registry
+from segone_napari.exports import label_map, provenance, registry
 from segone_napari.exports.content import Content
 from segone_napari.exports.dicom_series import files_of
 from segone_napari.exports.reading import pick, read_segments
+from segone_napari.runtime import BadInput
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Do what ``segone export`` says."""
     row = registry.format_for(args.output, args.format)
+    _check_folder(args, row)
     # A DICOM segmentation takes its place from the series' headers alone.
     wants_image = args.image is not None and not row.needs_series
     image = (
@@ -103,5 +105,25 @@ def run(args: argparse.Namespace) -> None:
         content = provenance.remembered(content, record)
     if is_told:
         content = provenance.told_by_table(content, args.table)
-    for path in registry.write(content, args.output, name=row.name, force=args.force):
+    written = registry.write(
+        content, args.output, name=row.name, force=args.force, inputs=_inputs(args, row)
+    )
+    for path in written:
         print(f"wrote {path}")
+
+
+def _check_folder(args: argparse.Namespace, row: registry.Format) -> None:
+    """Refuse to write some of a folder's masks in the place of all of them."""
+    if args.only and row.name == "masks" and args.output.resolve() == args.masks.resolve():
+        raise BadInput(
+            f"{args.output} is the folder that is read, and --only would leave the other masks "
+            "out of it; choose another folder"
+        )
+
+
+def _inputs(args: argparse.Namespace, row: registry.Format) -> list[Path]:
+    """Name the masks and the table that are read; a folder of masks may be written anew."""
+    files = [args.masks, *([] if args.table is None else [args.table])]
+    if args.masks.is_dir() and not row.is_folder:
+        files += label_map.images_in(args.masks)
+    return files

@@ -7,7 +7,6 @@ is a slice, and it is stored as rows and columns.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from segone_napari.exports.content import (
 )
 from segone_napari.exports.dicom_series import IDENTITY, grid_of, placement, read_series
 from segone_napari.exports.terminology import Code, coding_of
-from segone_napari.runtime import BadInput
+from segone_napari.runtime import BadInput, silenced
 from segone_napari.volume import Affine, Grid, Volume
 
 ENDING = ".dcm"
@@ -297,12 +296,6 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence highdicom's remarks on the source's headers: nobody here can mend those."""
-    logger = logging.getLogger("highdicom")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
+    with silenced("highdicom"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -144,7 +144,7 @@ def read_masks(folder: Path) -> list[Segment]:
     BadInput
         If there is no image in the folder, or one of them can't be read or is not a mask.
     """
-    files = sorted(file for file in folder.iterdir() if _is_image(file))
+    files = images_in(folder)
     if not files:
         raise BadInput(
             f"{folder} holds no masks; name a folder of files that end in "
@@ -156,16 +156,17 @@ def read_masks(folder: Path) -> list[Segment]:
     return [_read_mask(path, number, told) for number, path in enumerate(files)]
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The images in a folder of masks, in the order of their names."""
+    return sorted(file for file in folder.iterdir() if file.name.lower().endswith(formats.WRITABLE))
+
+
 def names_in(folder: Path) -> list[str]:
     """The names in the table of a folder of masks; none where there is none that can be read."""
     try:
         return [name for _, name, _ in _read_table(folder / MASKS_TABLE)]
     except BadInput:
         return []
-
-
-def _is_image(file: Path) -> bool:
-    return file.name.lower().endswith(formats.WRITABLE)
 
 
 def _named(segments: Sequence[Segment]) -> list[tuple[str, Colour]]:
@@ -204,15 +205,20 @@ def _as_labels(path: Path, data: NDArray[np.generic]) -> NDArray[np.int64]:
 
 def _is_in_patches(labels: NDArray[np.int64]) -> bool:
     """Whether most neighbours in (i, j, k) that are not 0 have the same value."""
-    both = (labels[1:] > 0) & (labels[:-1] > 0)
-    return bool(np.count_nonzero((labels[1:] == labels[:-1]) & both) >= 0.5 * both.sum())
+    same = pairs = 0
+    for axis in range(labels.ndim):
+        along = np.moveaxis(labels, axis, 0)
+        both = (along[1:] > 0) & (along[:-1] > 0)
+        same += int(np.count_nonzero((along[1:] == along[:-1]) & both))
+        pairs += int(np.count_nonzero(both))
+    return same >= 0.5 * pairs
 
 
 def _read_table(path: Path) -> list[Row]:
     """Read index, name and colour; BIDS spells the last one "color"."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text), delimiter="\t")
+        reader = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
         return [
             (
                 int(row["index"]),

@@ -6,13 +6,14 @@ To add a format: one module with a function (content, path) that fills files, an
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from segone_napari.data.formats import check_output
 from segone_napari.exports import label_map, provenance
 from segone_napari.exports.content import Content, numbered_names, without_overlaps
-from segone_napari.exports.staging import write_together
+from segone_napari.exports.staging import check_not_read, write_together
 from segone_napari.runtime import BadInput
 
 
@@ -186,6 +187,7 @@ def write(
     name: str | None = None,
     force: bool = False,
     record: bool = True,
+    inputs: Collection[Path] = (),
 ) -> list[Path]:
     """Write one export, all of its files or none, and return their paths, the main one first.
 
@@ -197,12 +199,13 @@ def write(
     name : of the format; without it, it is chosen by the path's ending.
     force : whether files that exist are overwritten.
     record : whether where it comes from is written beside it (`provenance.beside`).
+    inputs : files that are read beside the image's, and so are not overwritten.
 
     Raises
     ------
     BadInput
-        If a file exists and `force` is not given, if it can't be written, or the content lacks
-        what the format needs.
+        If a file exists and `force` is not given, if it can't be written or is one that is read,
+        or the content lacks what the format needs.
     """
     path = Path(path).expanduser()
     row = format_for(path, name)
@@ -210,6 +213,8 @@ def write(
         raise BadInput(f"{path} is a file, and {row.name} is a folder; choose another name")
     if not row.is_folder:
         check_output(path, force=force)
+    former = former_files(path, row)
+    check_not_read([path, *former], [*content.image_files, *inputs])
 
     def fill_all(staging: Path) -> None:
         there = staging if row.is_folder else staging / path.name
@@ -220,7 +225,7 @@ def write(
         target=path,
         force=force,
         shared=shared_files(path, row),
-        former=former_files(path, row),
+        former=former,
     )
     return sorted(files, key=lambda file: (file.name != path.name, str(file)))
 

@@ -15,6 +15,7 @@ import nrrd
 import numpy as np
 from numpy.typing import NDArray
 
+from segone_napari.data.nrrd import DAMAGED
 from segone_napari.exports.content import Content, Segment, known_colour
 from segone_napari.exports.terminology import Code, Coding, coding_of
 from segone_napari.runtime import BadInput
@@ -140,7 +141,7 @@ def is_segmentation(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
             return "Segment0_ID" in nrrd.read_header(stream)
-    except (nrrd.NRRDError, OSError, ValueError, KeyError):
+    except DAMAGED:
         return False
 
 
@@ -156,7 +157,7 @@ def read(path: Path) -> list[Segment]:
         voxels, header = nrrd.read(str(path))
     except FileNotFoundError as error:
         raise BadInput(f"no such file: {path}; check the path") from error
-    except (nrrd.NRRDError, OSError, ValueError, EOFError, KeyError) as error:
+    except DAMAGED as error:
         raise BadInput(f"{path} is truncated or no NRRD file; copy or export it again") from error
     affine, layer_axis = _affine(path, header)
     layers = voxels[np.newaxis] if layer_axis is None else np.moveaxis(voxels, layer_axis, 0)
@@ -164,7 +165,13 @@ def read(path: Path) -> list[Segment]:
     numbers = sorted(int(key[1]) for key in keys if key)
     if layers.ndim != 4 or not numbers:
         raise BadInput(f"{path} holds no segments; save it as a segmentation in 3D Slicer")
-    return [_segment(header, number, layers, affine) for number in numbers]
+    try:
+        return [_segment(header, number, layers, affine) for number in numbers]
+    except (IndexError, ValueError) as error:
+        raise BadInput(
+            f"the header of {path} is damaged: the layer, label or colour of a segment is none; "
+            "save it again in 3D Slicer"
+        ) from error
 
 
 def _affine(path: Path, header: Mapping[str, Any]) -> tuple[Affine, int | None]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from segone_napari.data.formats import why_not_written
+from segone_napari.data.dicom import signature
+from segone_napari.data.formats import is_dicom, why_not_written
 from segone_napari.runtime import BadInput
 
 PREFIX = ".segone-"
@@ -86,6 +87,35 @@ def write_together(
                 raise BadInput(why_not_written(target, error.__cause__)) from error
             raise
     return list(moves)
+
+
+def check_not_read(outputs: Iterable[Path], inputs: Collection[Path]) -> None:
+    """Refuse outputs that would replace what is read.
+
+    Parameters
+    ----------
+    inputs : files, and DICOM folders. A DICOM file stands for those beside it.
+
+    Raises
+    ------
+    BadInput
+        If an output is one of these files, or a DICOM image among them.
+    """
+    for path in outputs:
+        if path.is_file() and any(_is_part_of(path, one) for one in inputs):
+            raise BadInput(f"{path} would overwrite what is read; choose another name")
+
+
+def _is_part_of(path: Path, one: Path) -> bool:
+    if one.is_file() and path.samefile(one):
+        return True
+    folder = (one if one.is_dir() else one.parent).resolve()
+    is_inside = folder in (path.parent.resolve() / path.name).parents
+    if not is_inside or not is_dicom(one) or not signature.is_dicom(path):
+        return False
+    from segone_napari.exports.dicom_seg import is_segmentation
+
+    return not is_segmentation(path)
 
 
 @contextmanager

@@ -69,7 +69,8 @@ def read_again(reference: ImageRef) -> Volume:
     image = formats.read(reference.path, series=reference.series, volume=reference.volume_index)
     if formats.says_orientation(image) or image.grid.shape != reference.grid.shape:
         return image
-    return Volume(image.data, reference.grid, image.name)  # as a person said that it lies
+    same = Volume(image.data, reference.grid, image.name, image.warnings)
+    return formats.as_chosen(same) if formats.says_orientation(same) else same
 
 
 def open_case(case: Case, on_problem: OnProblem) -> Found:

@@ -43,6 +43,8 @@ from segone_napari.runtime import BadInput
 FORMAT = 1
 SNAPSHOT_RECORDS = 100
 """How many records are read again at most when a case is opened."""
+LOOKS_TAKE_S = 1.0
+"""Whoever asks whether a case or a training is open holds its lock, at most so long."""
 
 _SNAPSHOT_MAGIC = b"SEGONE-SNAPSHOT-1\n"
 _UNREADABLE = (ValueError, KeyError, IndexError, TypeError, struct.error, zlib.error)
@@ -148,7 +150,7 @@ class OpenCase:
         self._lock: FileLock | None = None
         if case.exists:
             try:
-                self._take_lock()
+                self._take_lock(timeout=LOOKS_TAKE_S)
             except Timeout as error:
                 raise _is_open_elsewhere(case) from error
             except OSError:
@@ -298,7 +300,7 @@ class OpenCase:
         """Begin to write: take the lock, say what the case is, open the journal."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._take_lock()
+            self._take_lock(timeout=0)
         except Timeout as error:
             raise _begun_elsewhere(self._case) from error
         self._describe()
@@ -317,9 +319,9 @@ class OpenCase:
             shutil.copyfile(path, _free_name(self.folder, "journal.damaged"))
         return Journal.go_on(path, self._contents)
 
-    def _take_lock(self) -> None:
+    def _take_lock(self, *, timeout: float) -> None:
         if self._lock is None:
-            lock = FileLock(self.folder / "lock", timeout=0)
+            lock = FileLock(self.folder / "lock", timeout=timeout)
             lock.acquire()
             self._lock = lock
 

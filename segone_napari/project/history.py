@@ -452,11 +452,14 @@ class EditHistory:
 
     def close(self) -> bool:
         """Save everything and let the case go; returns whether all was saved."""
-        is_saved = self.sync()
-        with self._disk_lock, self._lock:
-            if self._case is not None:
-                self._case.close(is_saved=is_saved)
-            self._case = None
+        is_saved = False
+        try:
+            is_saved = self.sync()
+        finally:
+            with self._disk_lock, self._lock:
+                if self._case is not None:
+                    self._case.close(is_saved=is_saved)
+                self._case = None
         return is_saved
 
     def __enter__(self) -> EditHistory:

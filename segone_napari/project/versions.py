@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import lzma
 import shutil
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,6 +33,16 @@ LAST = "last_number.json"
 _ALLOWED = (".json", ".md", ".png", ".safetensors", ".txt")
 """What a version holds; anything else isn't taken from an archive."""
 _MOST_BYTES = 4 << 30
+_DAMAGED = (
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    EOFError,
+    FileNotFoundError,
+    RuntimeError,  # it is encrypted, or packed in an unknown way
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -240,7 +253,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with stream.open(entry) as packed, path.open("xb") as out:
                     shutil.copyfileobj(packed, out)
-    except (zipfile.BadZipFile, FileNotFoundError) as error:
+    except _DAMAGED as error:
         raise BadInput(
             f"{archive} is no exported version ({error}); give the .zip that a version was "
             "exported to, or a checkpoint folder"

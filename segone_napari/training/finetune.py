@@ -30,6 +30,7 @@ from segone_napari.models.checkpoint import (
 from segone_napari.models.learnt import Lesson
 from segone_napari.models.segone import SegOneModel
 from segone_napari.project import Project
+from segone_napari.project.case import LOOKS_TAKE_S
 from segone_napari.project.journal import why_not_saved
 from segone_napari.project.versions import Versions
 from segone_napari.runtime import BadInput, is_out_of_memory
@@ -49,8 +50,6 @@ from segone_napari.training.teaching import FineTuneConfig, Taught, teach
 
 ENDING_S, ENDING_SHARE = 8.0, 0.1
 """What saving and measuring take, at least this share of the time."""
-LOOKS_TAKE_S = 1.0
-"""Whoever asks whether a training runs holds its lock for a moment, at most so long."""
 
 Report = Callable[[str, float], None]
 """Called as ``report(stage, share)`` with what is being done and what share of it all is done.

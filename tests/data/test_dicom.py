@@ -94,6 +94,13 @@ def test_a_file_stands_for_its_whole_series_and_only_for_it(tmp_path: Path) -> N
     assert_same(formats.read(folder / "00000005"), volume)
 
 
+@pytest.mark.parametrize("ending", [".img", ".hdr"])
+def test_a_slice_may_be_called_as_half_a_pair_is(tmp_path: Path, ending: str) -> None:
+    volume = scanner.head()
+    folder = scanner.save(scanner.images(volume), tmp_path, f"s{{:03}}{ending}".format)
+    assert_same(formats.read(folder / f"s005{ending}"), volume)
+
+
 def test_leaning_slices_are_set_upright(tmp_path: Path) -> None:
     """A gantry tilted by 15 degrees: what the voxels show stays where it is in the world."""
     flat = scanner.head()

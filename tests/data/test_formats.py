@@ -2,8 +2,10 @@
 
 import errno
 import gzip
+import logging
 import os
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +16,7 @@ import pytest
 import SimpleITK as sitk
 
 from segone_napari.data.formats import check_output, read, write, write_atomically
-from segone_napari.runtime import BadInput
+from segone_napari.runtime import BadInput, silenced
 from segone_napari.volume import Grid, Volume
 
 SHAPE = (9, 10, 11)
@@ -589,3 +591,24 @@ def test_nibabel_prints_nothing_of_its_own(tmp_path: Path, capfd: pytest.Capture
     with pytest.raises(BadInput):
         read(path)
     assert capfd.readouterr().err == ""
+
+
+def test_nibabel_may_speak_again_after_two_have_read_at_once() -> None:
+    logger = nib.imageglobals.logger
+    before, is_inside, may_end = logger.level, threading.Event(), threading.Event()
+
+    def read_too() -> None:
+        with silenced(logger.name):
+            is_inside.set()
+            may_end.wait(5)
+
+    other = threading.Thread(target=read_too)
+    with silenced(logger.name):
+        other.start()
+        is_inside.wait(0.2)
+        assert not logger.isEnabledFor(logging.CRITICAL)
+    assert is_inside.wait(5)
+    assert not logger.isEnabledFor(logging.CRITICAL)
+    may_end.set()
+    other.join()
+    assert (logger.level, logger.disabled) == (before, False)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -115,6 +116,27 @@ def test_a_person_can_say_how_the_axes_lie(tmp_path: Path, directions: str) -> N
         nib.affines.apply_affine(found.affine, centre),
     )
     np.testing.assert_array_equal(turned.data, DATA)
+
+
+def test_what_else_a_file_says_stays_when_a_person_says_how_it_lies(tmp_path: Path) -> None:
+    data = DATA.astype(np.float32)
+    data[0, 0, 0] = np.nan
+    image = nib.Nifti1Image(data, None)
+    nib.save(image, tmp_path / "scan.nii")
+    found = formats.read(tmp_path / "scan.nii")
+    assert len(found.warnings) == 2
+    first, last = formats.oriented(found, "LPS").warnings
+    assert "NaN" in first
+    assert last.endswith("LPS was chosen")
+
+
+@pytest.mark.parametrize("encoding", ["bzip2", "gzip"])
+def test_mask_that_shrinks_to_almost_nothing_is_read(tmp_path: Path, encoding: str) -> None:
+    mask = np.zeros((200, 200, 200), np.uint8)
+    mask[90:110, 90:110, 90:110] = 1
+    header = {"spacings": [1, 1, 1], "encoding": encoding}
+    nrrd.write(str(tmp_path / "mask.nrrd"), mask, header)
+    np.testing.assert_array_equal(formats.read(tmp_path / "mask.nrrd").data, mask)
 
 
 def cut(path: Path) -> Path:

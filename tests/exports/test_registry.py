@@ -301,6 +301,58 @@ def test_command_exports_what_segment_wrote(tmp_path: Path, capsys: Any) -> None
     assert "left hippocampus, right amygdala" in words[1]
 
 
+@pytest.mark.parametrize(
+    ("masks", "out"),
+    [
+        ("labels.nii.gz", "scan.nii.gz"),
+        ("labels.nii.gz", "labels.nii.gz"),
+        ("masks", "masks/02_right-amygdala.nii.gz"),
+    ],
+)
+def test_command_never_overwrites_what_it_reads(
+    tmp_path: Path, capsys: Any, masks: str, out: str
+) -> None:
+    sent = content()
+    assert sent.image is not None
+    formats.write(sent.image, tmp_path / "scan.nii.gz")
+    registry.write(sent, tmp_path / "labels.nii.gz")
+    registry.write(sent, tmp_path / "masks", name="masks")
+    before = (tmp_path / out).read_bytes()
+    options = ["--image", str(tmp_path / "scan.nii.gz"), "--force"]
+    assert main(["export", str(tmp_path / masks), *options, "-o", str(tmp_path / out)]) == 2
+    assert "would overwrite what is read" in capsys.readouterr().err
+    assert (tmp_path / out).read_bytes() == before
+
+
+def test_segmentation_never_overwrites_a_slice_of_its_series(tmp_path: Path, sent: Content) -> None:
+    (series,) = sent.image_files
+    files = sorted(series.iterdir())
+    target = files[0].rename(series / "slice.dcm")
+    before = target.read_bytes()
+    for image_files in ((series,), (files[1],), (target, *files[1:])):
+        with pytest.raises(BadInput, match="would overwrite what is read"):
+            registry.write(replace(sent, image_files=image_files), target, force=True)
+    assert target.read_bytes() == before
+    for _ in range(2):  # an earlier segmentation beside the slices is none of them
+        registry.write(sent, series / "seg.dcm", force=True)
+
+
+def test_some_of_a_folders_masks_are_not_written_in_the_place_of_all(
+    tmp_path: Path, capsys: Any
+) -> None:
+    masks = tmp_path / "masks"
+    registry.write(content(), masks, name="masks")
+    before = {path: path.read_bytes() for path in masks.iterdir()}
+    asked = ["export", str(masks), "--format", "masks", "-o", str(masks), "--force"]
+    assert main([*asked, "--only", "right amygdala"]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+    one = ["export", str(masks / "02_right-amygdala.nii.gz"), *asked[2:]]
+    assert main(one) == 2
+    assert {path: path.read_bytes() for path in masks.iterdir()} == before
+    assert main(asked) == 0
+    assert len(list(masks.glob("*.nii.gz"))) == 4
+
+
 @pytest.mark.parametrize("row", registry.FORMATS, ids=lambda row: row.name)
 @pytest.mark.parametrize("room", [0, 300])
 def test_no_exporter_leaves_anything_where_there_is_no_room(

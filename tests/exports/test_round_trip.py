@@ -162,6 +162,27 @@ def test_mask_of_another_image_is_refused(tmp_path: Path) -> None:
         place(one, Grid((4, 4, 4), one.grid.affine))
 
 
+def test_a_name_with_one_quotation_mark_comes_back(tmp_path: Path) -> None:
+    sent = without_overlap(content())
+    first = replace(sent.segments[0], name='"cyst')
+    sent = replace(sent, segments=(first, *sent.segments[1:]))
+    for out, name in (("labels.nii.gz", "nifti"), ("masks", "masks")):
+        registry.write(sent, tmp_path / out, name=name)
+        came = read_segments(tmp_path / out)
+        assert len(came) == len(sent.segments)
+        for before, after in zip(sent.segments, came, strict=True):
+            assert (after.name, after.colour) == (before.name, before.colour)
+            np.testing.assert_array_equal(after.mask.data, before.mask.data)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_labels_in_thin_sheets_are_no_image(tmp_path: Path, axis: int) -> None:
+    sheets = np.broadcast_to(np.arange(1, 41)[:, np.newaxis, np.newaxis], (40, 12, 12))
+    image = nib.Nifti1Image(np.moveaxis(sheets, 0, axis).astype(np.int16), np.eye(4))
+    nib.save(image, tmp_path / "labels.nii")
+    assert len(read_segments(tmp_path / "labels.nii")) == 40
+
+
 def test_label_map_without_a_table_and_single_mask_get_names(tmp_path: Path) -> None:
     voxels = np.zeros(SHAPE, dtype=np.int16)
     voxels[2:4, 2:4, 2:4], voxels[6:8, 6:8, 6:8] = 17, 53
@@ -182,6 +203,9 @@ def test_label_map_without_a_table_and_single_mask_get_names(tmp_path: Path) -> 
         ("image.nii", "not whole numbers"),
         ("whole.nii", "different values, so it looks like an image"),
         ("broken.seg.nrrd", "truncated or no NRRD"),
+        ("corrupt.seg.nrrd", "truncated or no NRRD"),
+        ("layer.seg.nrrd", "layer, label or colour"),
+        ("colour.seg.nrrd", "layer, label or colour"),
         ("plain.dcm", "not a segmentation"),
         ("empty", "no masks"),
         ("labels.nii", "index, name and colour"),
@@ -193,6 +217,15 @@ def test_what_is_no_segmentation_is_refused_in_words(tmp_path: Path, name: str, 
     nib.save(nib.Nifti1Image(scan.data, np.eye(4)), tmp_path / "image.nii")
     nib.save(nib.Nifti1Image(scan.data.astype(np.int16), np.eye(4)), tmp_path / "whole.nii")
     (tmp_path / "broken.seg.nrrd").write_bytes(b"NRRD0005\ntype: uchar\n")
+    registry.write(content(), tmp_path / "whole.seg.nrrd")
+    written = (tmp_path / "whole.seg.nrrd").read_bytes()
+    start = written.index(b"\n\n") + 50
+    for kind, old, new in (
+        ("corrupt", written[start : start + 20], b"\xff" * 20),
+        ("layer", b"Segment0_Layer:=0", b"Segment0_Layer:=9"),
+        ("colour", b"Segment0_Color:=0", b"Segment0_Color:=x"),
+    ):
+        (tmp_path / f"{kind}.seg.nrrd").write_bytes(written.replace(old, new))
     save_series(tmp_path / "series", scan)[0].rename(tmp_path / "plain.dcm")
     (tmp_path / "empty").mkdir()
     nib.save(nib.Nifti1Image(np.ones(SHAPE, "u1"), np.eye(4)), tmp_path / "labels.nii")

@@ -281,6 +281,19 @@ def test_earlier_work_opens_the_same_series_and_volume_again(
     assert same(layer, cases.read_again(kept))
 
 
+def test_image_that_is_read_again_lies_as_chosen_and_keeps_its_warnings(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
+    data[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(data, None), tmp_path / "scan.nii")
+    found = formats.read(tmp_path / "scan.nii")
+    for image in (found, formats.oriented(found, "LPS")):
+        kept = ImageRef.of(image, tmp_path / "scan.nii")
+        again = cases.read_again(ImageRef.from_json(kept.as_json()))
+        assert again.warnings == image.warnings
+        assert len(again.warnings) == 2
+        assert again.grid.is_same_as(image.grid)
+
+
 @pytest.fixture
 def start_napari(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Do what the command `napari ARGUMENTS` does until its window is shown."""

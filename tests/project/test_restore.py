@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from segone_napari.project import Case, EditHistory, ImageRef, NotSaved, Project, Row
 from segone_napari.project import case as case_module
@@ -293,6 +294,16 @@ def test_a_case_is_open_in_one_place_only(case: Case, project: Project) -> None:
     EditHistory.open(case).close()
 
 
+def test_somebody_who_only_looks_does_not_keep_others_from_opening(case: Case) -> None:
+    worked_on(case, 5)
+    look = FileLock(case.folder / "lock", thread_local=False)
+    look.acquire()
+    end = threading.Timer(0.2, look.release)
+    end.start()
+    EditHistory.open(case).close()
+    end.join()
+
+
 def test_two_that_begin_the_same_case_do_not_mix(case: Case) -> None:
     first, second = EditHistory.open(case), EditHistory.open(case)
     problems: list[NotSaved] = []
@@ -454,6 +465,23 @@ def test_a_disk_that_fails_while_syncing_is_told(
     monkeypatch.undo()
     assert history.sync()
     assert history.is_saved
+
+
+def test_a_disk_that_fails_at_the_end_leaves_no_case_locked(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    history = EditHistory.open(case)
+    history.add_prompt("x")
+    monkeypatch.setattr(journal_module.os, "fsync", fail)
+    with pytest.raises(NotSaved, match="disk is full"), history:
+        pass
+    monkeypatch.undo()
+    assert not case.is_open
+    assert case.was_interrupted
+    assert restored(case)[0]["prompts"] == ["x"]
 
 
 def test_without_somebody_to_tell_the_error_is_raised_after_the_edit(

@@ -1,0 +1,46 @@
+"""Versions of the model: what comes from elsewhere is taken as it is, or refused in words."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from segone_napari.project.versions import Versions
+from segone_napari.runtime import BadInput
+
+
+def archive(path: Path) -> bytearray:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as stream:
+        stream.writestr("checkpoint.json", "{}" * 5000)
+    return bytearray(path.read_bytes())
+
+
+def corrupt(data: bytearray, entry: int) -> None:
+    start = data.index(b"checkpoint.json") + len("checkpoint.json")
+    data[start : start + 6] = b"\xff" * 6
+
+
+def encrypted(data: bytearray, entry: int) -> None:
+    data[6] |= 1
+    data[entry + 8] |= 1
+
+
+def packed_in_an_unknown_way(data: bytearray, entry: int) -> None:
+    data[8] = data[entry + 10] = 97
+
+
+@pytest.mark.parametrize("damage", [corrupt, encrypted, packed_in_an_unknown_way])
+def test_an_archive_that_can_not_be_unpacked_is_refused_in_words(
+    tmp_path: Path, damage: Callable[[bytearray, int], None]
+) -> None:
+    path = tmp_path / "version.zip"
+    data = archive(path)
+    damage(data, data.index(b"PK\x01\x02"))
+    path.write_bytes(data)
+    versions = Versions(tmp_path / "project")
+    with pytest.raises(BadInput, match="no exported version"):
+        versions.import_from(path)
+    assert list(versions.folder.iterdir()) == []
