@@ -248,7 +248,8 @@ def _overlaid(
 ) -> Image.Image:
     grey = np.clip(image, 0, 1)[..., None] * np.array([255, 255, 255])
     mixed = np.where(mask[..., None], 0.55 * grey + 0.45 * np.array(colour), grey)
-    # rows of a slice grow to the patient's right, front or head: seen as radiologists hang it
+    # the first axis of a slice grows to the patient's right or front, the second one to the front
+    # or head: seen as radiologists hang it
     return Image.fromarray(mixed.astype(np.uint8).swapaxes(0, 1)[::-1, ::-1])
 
 
