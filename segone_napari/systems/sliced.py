@@ -170,12 +170,11 @@ class SlicedSystem:
         planes: Sequence[str] = ("axial",),
         pixel_mm: float = SyntheticConfig.pixel_mm,
         preset: str = "balanced",
-        seed: int = 0,
     ) -> None:
         self.name, self.checkpoint = name, checkpoint
         self.model, self.vocabulary = model, vocabulary
         self.device, self.planes, self.pixel_mm = device, tuple(planes), pixel_mm
-        self.preset, self.seed = preset, seed
+        self.preset = preset
         self.has_uncertainty = preset != "fast"
         self._located: weakref.WeakKeyDictionary[Volume, tuple[Grid, Head]] = (
             weakref.WeakKeyDictionary()
@@ -191,9 +190,7 @@ class SlicedSystem:
             self._warm_up()
 
     @classmethod
-    def from_checkpoint(
-        cls, name: str, folder: Path, *, device: str, preset: str, seed: int
-    ) -> Self:
+    def from_checkpoint(cls, name: str, folder: Path, *, device: str, preset: str) -> Self:
         """Load a checkpoint folder of the system `name`.
 
         Raises
@@ -218,7 +215,6 @@ class SlicedSystem:
             planes=planes,
             pixel_mm=pixel_mm,
             preset=preset,
-            seed=seed,
         )
 
     # --- the protocol ---------------------------------------------------------------------------

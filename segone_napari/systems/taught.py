@@ -65,9 +65,7 @@ class TaughtSystem(SlicedSystem):
     lessons: tuple[Lesson, ...] = ()
 
     @classmethod
-    def from_checkpoint(
-        cls, name: str, folder: Path, *, device: str, preset: str, seed: int
-    ) -> Self:
+    def from_checkpoint(cls, name: str, folder: Path, *, device: str, preset: str) -> Self:
         """Load a checkpoint folder with its lessons.
 
         Raises
@@ -75,7 +73,7 @@ class TaughtSystem(SlicedSystem):
         BadCheckpoint
             If the folder can't be used, or belongs to another system.
         """
-        system = super().from_checkpoint(name, folder, device=device, preset=preset, seed=seed)
+        system = super().from_checkpoint(name, folder, device=device, preset=preset)
         lessons = load_lessons(folder)
         _check_lessons(lessons, system.vocabulary, folder)
         system.lessons = tuple(
@@ -117,9 +115,7 @@ class TaughtSystem(SlicedSystem):
         if not isinstance(encoded, TaughtHead) or not isinstance(former, TaughtSystem):
             return None
         is_same_view = (former.preset, former.device) == (self.preset, self.device)
-        if not is_same_view or former.vocabulary.class_names != self.vocabulary.class_names:
-            return None
-        return replace(encoded, looked={}) if _is_same_network(former, self) else None
+        return replace(encoded, looked={}) if is_same_view and is_same_base(former, self) else None
 
     def tell(self, image: Volume, corrections: Mapping[str, Told]) -> None:
         """Say what a person corrected in an image, by canonical term.
@@ -357,13 +353,15 @@ def _check_lessons(lessons: Sequence[Lesson], vocabulary: Vocabulary, folder: Pa
         raise BadCheckpoint(f"{folder} has {what}; copy the checkpoint anew")
 
 
-def _is_same_network(one: TaughtSystem, other: TaughtSystem) -> bool:
+def is_same_base(one: TaughtSystem, other: TaughtSystem) -> bool:
+    """Whether two versions see the same in an image: equal classes and weights."""
     ours, theirs = (
         system.model.state_dict() if isinstance(system.model, nn.Module) else {}
         for system in (one, other)
     )
     return (
-        bool(ours)
+        one.vocabulary.class_names == other.vocabulary.class_names
+        and bool(ours)
         and ours.keys() == theirs.keys()
         and all(torch.equal(ours[key], theirs[key]) for key in ours)
     )
