@@ -54,7 +54,10 @@ class SegmentOptions:
     )
     seed: int = field(
         default=0,
-        metadata=words("the same seed gives the same masks again", metavar="N"),
+        metadata=words(
+            "for systems that draw random numbers: the same seed gives the same masks again",
+            metavar="N",
+        ),
     )
 
     def __post_init__(self) -> None:

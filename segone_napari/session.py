@@ -171,7 +171,8 @@ class Session:
         BadCheckpoint
             If the version can't be used.
         """
-        with self._loading, self._encoding:
+        # in the order in which `_encode` takes them, or each would wait for the other
+        with self._encoding, self._loading:
             former: object = self._system
             seen = dict(self._encoded)
             self._system = None

@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -50,6 +51,30 @@ def constant(prompt: str, probability: float, shape: tuple[int, int, int] = (4, 
 
 
 # Encoding ----------------------------------------------------------------------------------------
+
+
+def test_another_version_can_be_taken_while_an_image_is_encoded(
+    system: ThresholdSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, image, encode = Session(project=tmp_path), head(), system.encode
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(image: Volume, **options: Any) -> Any:
+        begun.set()
+        may_end.wait(10)
+        return encode(image, **options)
+
+    monkeypatch.setattr(system, "encode", slow)
+    asking = threading.Thread(target=session.segment, args=(image, PROMPTS), daemon=True)
+    asking.start()
+    begun.wait(10)
+    reloading = threading.Thread(target=session.reload, daemon=True)
+    reloading.start()
+    reloading.join(0.2)  # by now it waits for the image
+    may_end.set()
+    for thread in (asking, reloading):
+        thread.join(2)
+        assert not thread.is_alive()
 
 
 def test_an_image_is_encoded_once(system: ThresholdSystem) -> None:

@@ -43,7 +43,8 @@ def reference_classes(
     """Turn label values into indices of `vocabulary.class_names`.
 
     Values that hold both sides, such as the corpus callosum's, are told apart by the middle
-    between the left and the right structure that they belong to.
+    between the left and the right structure that they belong to, or between all left and all right
+    ones where it isn't there. Where that isn't known either, they are background.
 
     Returns
     -------
@@ -57,12 +58,19 @@ def reference_classes(
         if value < len(table):
             table[value] = index[name]
     classes: NDArray[np.uint8] = table[values]
+    of_side = {
+        side: [n for name, n in index.items() if name.startswith(f"{side} ")]
+        for side in ("left", "right")
+    }
     for name in sorted(set(split.values())):
         where = np.argwhere(np.isin(values, [v for v, of in split.items() if of == name]))
         if len(where):
             pair = index[f"left {name}"], index[f"right {name}"]
-            middle = np.mean([_x_mm(np.argwhere(classes == n)[::97], truth).mean() for n in pair])
-            classes[tuple(where.T)] = np.where(_x_mm(where, truth) < middle, *pair)
+            middle = _middle_mm(classes, [pair[0]], [pair[1]], truth)
+            if middle is None:
+                middle = _middle_mm(classes, of_side["left"], of_side["right"], truth)
+            if middle is not None:
+                classes[tuple(where.T)] = np.where(_x_mm(where, truth) < middle, *pair)
     return classes
 
 
@@ -75,6 +83,16 @@ def _tables(vocabulary: Vocabulary, numbering: Numbering) -> tuple[dict[int, str
         for side, values in zip(("right", "left"), sides, strict=True):
             labels |= dict.fromkeys(values, f"{side} {name}")
     return labels, {value: name for name, values in _GIF_SPLIT.items() for value in values}
+
+
+def _middle_mm(
+    classes: NDArray[np.uint8], left: list[int], right: list[int], volume: Volume
+) -> float | None:
+    """x between classes of the left and of the right; None where a side isn't there."""
+    sides = [np.argwhere(np.isin(classes, side))[::97] for side in (left, right)]
+    if not all(map(len, sides)):
+        return None
+    return float(np.mean([_x_mm(voxels, volume).mean() for voxels in sides]))
 
 
 def _x_mm(voxels: NDArray[np.intp], volume: Volume) -> NDArray[np.float64]:

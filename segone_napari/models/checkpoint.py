@@ -67,20 +67,25 @@ class Manifest:
 def resolve_checkpoint(name: str | Path | None, system: str) -> Path:
     """Find a checkpoint folder: a path, the name of a bundled one, or the system's own default.
 
+    The name of a bundled one always means that; a folder of the same name is ``./NAME``.
+
     Raises
     ------
     BadCheckpoint
         If there is no such folder.
     """
     if name is None:
-        name = system
-    path = Path(name)
-    folder = path if path.is_dir() else BUNDLED / path.name
+        folder = BUNDLED / system
+    elif str(name) in {path.name for path in BUNDLED.glob("*")}:
+        folder = BUNDLED / name
+    else:
+        folder = Path(name)
     if not folder.is_dir():
         answering = [p.name for p in BUNDLED.glob("*") if (p / "vocabulary.json").is_file()]
         bundled = ", ".join(sorted(answering)) or "none"
         raise BadCheckpoint(
-            f"no checkpoint {str(name)!r}; give a checkpoint folder or a bundled one: {bundled}"
+            f"no checkpoint {str(name or system)!r}; give a checkpoint folder or a bundled one: "
+            f"{bundled}"
         )
     return folder
 

@@ -294,7 +294,7 @@ def load_sam2(source: str | Path | None = None) -> tuple[Any, Sam2Config]:
     elif not path.exists() and _HUB_NAME.fullmatch(str(source)):
         config, weights = _read_meta(_download(str(source)))
     else:
-        folder = resolve_checkpoint(path, TEACHER)
+        folder = resolve_checkpoint(source, TEACHER)
         path, (config, weights) = folder, _read_folder(folder)
     try:
         model = build_sam2(config)

@@ -49,11 +49,11 @@ tries again to write what is missing, and ``is_saved`` is True again when that w
 
 `close` says with False that some edits never came to the disk: warn before the window goes.
 
-Corrections, which the model learns from, and the log of what was asked::
+Corrections, which the model learns from, and the log of trainings::
 
     project.add_correction("left hippocampus", image, mask, axis=2, slices=(40, 52))
     project.corrections()                            # .usable and .problems
-    project.log("segment", prompt=..., checkpoint=...)
+    project.log("train", version=1, used=True)
 """
 
 from segone_napari.project.case import Case

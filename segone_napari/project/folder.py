@@ -1,4 +1,4 @@
-"""A project's folder: which cases there are, what was corrected, what was asked.
+"""A project's folder: which cases there are, what was corrected, what was learnt.
 
 ::
 
@@ -9,7 +9,7 @@
     PROJECT/salt                     random bytes that go into patients' pseudonyms
     PROJECT/images/CHECKSUM.npz      images that were corrected and have no file of their own
     PROJECT/checkpoints/             versions of the model
-    PROJECT/log.jsonl                who asked what of which image with which checkpoint
+    PROJECT/log.jsonl                when which version learnt what, and whether it is used
 """
 
 from __future__ import annotations

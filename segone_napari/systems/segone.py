@@ -12,6 +12,6 @@ class SegOne(TaughtSystem):
 
     @classmethod
     def create(cls, checkpoint: str | Path | None, device: str, preset: str, seed: int) -> Self:
-        """Load a checkpoint; None is the bundled one."""
+        """Load a checkpoint; None is the bundled one. Nothing is drawn: the seed has no effect."""
         folder = resolve_checkpoint(checkpoint, "segone")
-        return cls.from_checkpoint("segone", folder, device=device, preset=preset, seed=seed)
+        return cls.from_checkpoint("segone", folder, device=device, preset=preset)

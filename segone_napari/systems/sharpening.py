@@ -198,6 +198,7 @@ def sharpen(
     bright_end = _bright_end(observed)
     looks, bias = _estimate(
         some.entries,
+        count,
         observed / bright_end,
         *_cells(places, shape, spacing),
         lambda n: progress(count + n, steps),
@@ -394,12 +395,13 @@ def _cells(
 
 def _estimate(
     entries: _Entries,
+    classes: int,
     observed: Tensor,
     cells: Tensor,
     size: tuple[int, ...],
     progress: Callable[[int], None],
 ) -> tuple[_Looks, Tensor]:
-    """Estimate how everything looks from voxels of a brightness `observed` (N,).
+    """Estimate how each of C classes looks from voxels of a brightness `observed` (N,).
 
     Returns the looks, and the bias field on cells of `size`.
     """
@@ -407,21 +409,20 @@ def _estimate(
     for done in range(ITERATIONS):
         progress(done)
         even = observed / bias.flatten()[cells]
-        looks = _maximisation(entries, shares, even)
+        looks = _maximisation(entries, classes, shares, even)
         shares = _expectation(entries, even, looks)
         bias = _bias(entries, shares, observed, looks, cells, size)
     progress(ITERATIONS)
     return looks, bias
 
 
-def _maximisation(entries: _Entries, shares: Tensor, even: Tensor) -> _Looks:
+def _maximisation(entries: _Entries, classes: int, shares: Tensor, even: Tensor) -> _Looks:
     """Mean and variance of each class's brightness, from shares (E,) of voxels `even` (N,)."""
     shares = shares * entries.teaches
     brightness = even[entries.voxel]
-    count = int(entries.look.max()) + 1
 
     def total(weights: Tensor) -> Tensor:
-        return weights.new_zeros(count).index_add_(0, entries.look, weights)
+        return weights.new_zeros(classes).index_add_(0, entries.look, weights)
 
     mass = total(shares) + DOUBT
     mean = (total(shares * brightness) + DOUBT * even.mean()) / mass

@@ -170,12 +170,11 @@ class SlicedSystem:
         planes: Sequence[str] = ("axial",),
         pixel_mm: float = SyntheticConfig.pixel_mm,
         preset: str = "balanced",
-        seed: int = 0,
     ) -> None:
         self.name, self.checkpoint = name, checkpoint
         self.model, self.vocabulary = model, vocabulary
         self.device, self.planes, self.pixel_mm = device, tuple(planes), pixel_mm
-        self.preset, self.seed = preset, seed
+        self.preset = preset
         self.has_uncertainty = preset != "fast"
         self._located: weakref.WeakKeyDictionary[Volume, tuple[Grid, Head]] = (
             weakref.WeakKeyDictionary()
@@ -191,9 +190,7 @@ class SlicedSystem:
             self._warm_up()
 
     @classmethod
-    def from_checkpoint(
-        cls, name: str, folder: Path, *, device: str, preset: str, seed: int
-    ) -> Self:
+    def from_checkpoint(cls, name: str, folder: Path, *, device: str, preset: str) -> Self:
         """Load a checkpoint folder of the system `name`.
 
         Raises
@@ -218,7 +215,6 @@ class SlicedSystem:
             planes=planes,
             pixel_mm=pixel_mm,
             preset=preset,
-            seed=seed,
         )
 
     # --- the protocol ---------------------------------------------------------------------------
@@ -433,12 +429,8 @@ class SlicedSystem:
             return _refusal(encoded.grid, prompt, match, time.monotonic() - started)
         term, indices = match.term, self._indices_of(match.term)
         probability, origin = self._probability(encoded, term)
-        working, native = encoded.working, encoded.grid
-        if encoded.sharp is None:
-            box, values = to_native(probability, working, native, FAINT, origin=origin)
-        else:
-            sharp = encoded.sharp.probability(indices)
-            box, values = to_stored(*sharp, native)
+        native = encoded.grid
+        box, values = self._on_image(encoded, term)
         if (times := ODDS_OF.get(term.classes[0])) is not None:
             values = times * values / (1 + (times - 1) * values)
         mask = values > 0.5
@@ -461,6 +453,13 @@ class SlicedSystem:
             colour=term.colour,
             warnings=self._side_warnings(encoded, term, probability, origin) if found else (),
         )
+
+    def _on_image(self, encoded: EncodedHead, term: Term) -> tuple[Box, NDArray[np.float16]]:
+        """Probability of a term, the sum over its classes, in a box of the image's grid."""
+        if encoded.sharp is not None:
+            return to_stored(*encoded.sharp.probability(self._indices_of(term)), encoded.grid)
+        probability, origin = self._probability(encoded, term)
+        return to_native(probability, encoded.working, encoded.grid, FAINT, origin=origin)
 
     def _probability(self, encoded: EncodedHead, term: Term) -> tuple[Tensor, tuple[int, int, int]]:
         """Probability of a term, the sum over its classes, on a box of the working grid."""

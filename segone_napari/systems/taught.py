@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segone_napari.data.resample import to_native, to_stored, to_working
+from segone_napari.data.resample import to_working
 from segone_napari.data.vocabulary import Term, Vocabulary
 from segone_napari.models.checkpoint import load_lessons
 from segone_napari.models.learnt import Lesson
@@ -29,7 +29,6 @@ from segone_napari.runtime import BadCheckpoint, Progress, no_progress
 from segone_napari.systems import lessons as taught
 from segone_napari.systems.base import EMPTY_BOX, Encoded, Result, Told
 from segone_napari.systems.sliced import (
-    FAINT,
     LEAST_CERTAINTY,
     EncodedHead,
     SlicedSystem,
@@ -66,9 +65,7 @@ class TaughtSystem(SlicedSystem):
     lessons: tuple[Lesson, ...] = ()
 
     @classmethod
-    def from_checkpoint(
-        cls, name: str, folder: Path, *, device: str, preset: str, seed: int
-    ) -> Self:
+    def from_checkpoint(cls, name: str, folder: Path, *, device: str, preset: str) -> Self:
         """Load a checkpoint folder with its lessons.
 
         Raises
@@ -76,7 +73,7 @@ class TaughtSystem(SlicedSystem):
         BadCheckpoint
             If the folder can't be used, or belongs to another system.
         """
-        system = super().from_checkpoint(name, folder, device=device, preset=preset, seed=seed)
+        system = super().from_checkpoint(name, folder, device=device, preset=preset)
         lessons = load_lessons(folder)
         _check_lessons(lessons, system.vocabulary, folder)
         system.lessons = tuple(
@@ -100,8 +97,8 @@ class TaughtSystem(SlicedSystem):
         *,
         progress: Progress = no_progress,
     ) -> list[Result]:
-        """Answer for one slice alone. There is no quick answer where a lesson answers."""
-        if any(self._has_lesson(image, prompt) for prompt in prompts):
+        """Answer for one slice alone. There is no quick answer where more than the base counts."""
+        if any(self._has_more_to_say(image, prompt) for prompt in prompts):
             return []
         return super().preview(image, prompts, axis, index, progress=progress)
 
@@ -118,14 +115,13 @@ class TaughtSystem(SlicedSystem):
         if not isinstance(encoded, TaughtHead) or not isinstance(former, TaughtSystem):
             return None
         is_same_view = (former.preset, former.device) == (self.preset, self.device)
-        if not is_same_view or former.vocabulary.class_names != self.vocabulary.class_names:
-            return None
-        return replace(encoded, looked={}) if _is_same_network(former, self) else None
+        return replace(encoded, looked={}) if is_same_view and is_same_base(former, self) else None
 
     def tell(self, image: Volume, corrections: Mapping[str, Told]) -> None:
         """Say what a person corrected in an image, by canonical term.
 
-        Lessons are shown it, and in those voxels the person's answer is the answer.
+        Lessons are shown it, and in those voxels the person's answer is the answer: also for a
+        union, where it holds for a part, and for a part, where it lies outside of the union.
         """
         self._told[image] = dict(corrections)
 
@@ -148,15 +144,27 @@ class TaughtSystem(SlicedSystem):
     def _latest_on(self, term: str) -> Lesson | None:
         return next((one for one in reversed(self.lessons) if term in one.config.terms), None)
 
-    def _has_lesson(self, image: Volume, prompt: str) -> bool:
+    def _has_more_to_say(self, image: Volume, prompt: str) -> bool:
         term = self.vocabulary.match(prompt).term
-        return term is not None and self._is_taught(term, image)
+        return term is not None and (
+            self._is_taught(term, image) or bool(self._told_of(term, image))
+        )
 
     def _is_taught(self, term: Term, image: Volume) -> bool:
-        names = {term.canonical, *term.classes}
-        return bool(names & self._told.get(image, {}).keys()) or any(
-            self.lesson_of(name, image) is not None for name in names
+        """Whether there is a lesson on a term or its parts, or a person drew one of them."""
+        is_drawn = any(not of > {*term.classes} for of, _ in self._told_of(term, image))
+        return is_drawn or any(
+            self.lesson_of(name, image) is not None for name in (term.canonical, *term.classes)
         )
+
+    def _told_of(self, term: Term, image: Volume) -> list[tuple[set[str], Told]]:
+        """What was told of all that shares classes with a term; with each its classes."""
+        found = []
+        for name, told in self._told.get(image, {}).items():
+            other = self.vocabulary.match(name).term
+            if other is not None and other.canonical == name and {*other.classes} & {*term.classes}:
+                found.append(({*other.classes}, told))
+        return found
 
     def _answer(self, encoded: EncodedHead, prompt: str) -> Result:
         term = self.vocabulary.match(prompt).term
@@ -168,8 +176,8 @@ class TaughtSystem(SlicedSystem):
         box, values = self._values(encoded, term)
         mask, doubtful = values > 0.5, evened(values)
         is_large = np.count_nonzero(mask) >= FEWEST_VOXELS
-        told = self._told.get(encoded.image, {}).get(term.canonical)
-        is_drawn = told is not None and bool(told.mask.any())
+        told = self._told_of(term, encoded.image)
+        is_drawn = any(of <= {*term.classes} and bool(one.mask.any()) for of, one in told)
         found = is_drawn or bool(is_large and expected_dice(values, mask) >= LEAST_CERTAINTY)
         return Result(
             prompt=prompt,
@@ -190,27 +198,52 @@ class TaughtSystem(SlicedSystem):
         """Probability of a term in a box of the image's grid."""
         assert encoded.image is not None
         lesson = self.lesson_of(term.canonical, encoded.image)
-        told = self._told.get(encoded.image, {})
+        classes = {*term.classes}
+        told = self._told_of(term, encoded.image)
         if lesson is not None:
-            return _with_told(self._by_lesson(encoded, lesson, term.canonical), told, term)
-        pieces, rest = [], []
-        for name in term.classes:
-            of_class = self.lesson_of(name, encoded.image)
-            if of_class is None:
-                rest.append(name)
+            outside = [one for of, one in told if of >= classes]
+            found = _cleared(self._by_lesson(encoded, lesson, term.canonical), outside)
+        else:
+            found = self._by_classes(encoded, term.classes, told)
+        # what a part isn't, another part may be; of the term itself all counts, and so it is last
+        for of, one in sorted(told, key=lambda pair: len(pair[0])):
+            if of <= classes:
+                known = one.known if of == classes else one.mask > 0
+                found = _with_told(found, Told(one.mask, known))
+        return found
+
+    def _by_classes(
+        self, encoded: TaughtHead, classes: Sequence[str], told: Sequence[tuple[set[str], Told]]
+    ) -> BoxedValues:
+        """A union of classes, each by its lesson or by the base, and only where it may be."""
+        assert encoded.image is not None
+        pieces: list[BoxedValues] = []
+        of_base: dict[tuple[int, ...], list[str]] = {}
+        for name in classes:
+            holding = tuple(n for n, (of, _) in enumerate(told) if name in of)
+            lesson = self.lesson_of(name, encoded.image)
+            if lesson is None:
+                of_base.setdefault(holding, []).append(name)
             else:
-                pieces.append(self._by_lesson(encoded, of_class, name))
-        if rest:
-            pieces.append(self._by_base(encoded, rest))
-        return _with_told(_largest(pieces), told, term)
+                values = self._by_lesson(encoded, lesson, name)
+                pieces.append(_cleared(values, [told[n][1] for n in holding]))
+        seen = [
+            _cleared(self._by_base(encoded, names), [told[n][1] for n in holding])
+            for holding, names in of_base.items()
+        ]
+        return _joined([*pieces, _joined(seen, np.add)])
 
     def _by_base(self, encoded: EncodedHead, classes: Sequence[str]) -> BoxedValues:
         """What the base says of a union of classes, on the image's grid."""
         union = Term(" or ".join(classes), None, tuple(classes), (0, 0, 0))
-        if encoded.sharp is not None:
-            return to_stored(*encoded.sharp.probability(self._indices_of(union)), encoded.grid)
-        probability, origin = self._probability(encoded, union)
-        return to_native(probability, encoded.working, encoded.grid, FAINT, origin=origin)
+        return super()._on_image(encoded, union)
+
+    def _on_image(self, encoded: EncodedHead, term: Term) -> BoxedValues:
+        """What the base says of a term, but not outside of what it is a part of."""
+        found = super()._on_image(encoded, term)
+        if not isinstance(encoded, TaughtHead) or encoded.image is None:
+            return found
+        return _cleared(found, [told for _, told in self._told_of(term, encoded.image)])
 
     @torch.inference_mode()
     def _by_lesson(self, encoded: TaughtHead, lesson: Lesson, term: str) -> BoxedValues:
@@ -320,13 +353,15 @@ def _check_lessons(lessons: Sequence[Lesson], vocabulary: Vocabulary, folder: Pa
         raise BadCheckpoint(f"{folder} has {what}; copy the checkpoint anew")
 
 
-def _is_same_network(one: TaughtSystem, other: TaughtSystem) -> bool:
+def is_same_base(one: TaughtSystem, other: TaughtSystem) -> bool:
+    """Whether two versions see the same in an image: equal classes and weights."""
     ours, theirs = (
         system.model.state_dict() if isinstance(system.model, nn.Module) else {}
         for system in (one, other)
     )
     return (
-        bool(ours)
+        one.vocabulary.class_names == other.vocabulary.class_names
+        and bool(ours)
         and ours.keys() == theirs.keys()
         and all(torch.equal(ours[key], theirs[key]) for key in ours)
     )
@@ -335,22 +370,24 @@ def _is_same_network(one: TaughtSystem, other: TaughtSystem) -> bool:
 # --- probabilities in boxes ---------------------------------------------------------------------
 
 
-def _largest(pieces: Sequence[BoxedValues]) -> BoxedValues:
-    """Join probabilities, each in its box, into one box; where they overlap the largest counts."""
+def _joined(pieces: Sequence[BoxedValues], join: np.ufunc = np.maximum) -> BoxedValues:
+    """Join probabilities, each in its box, into one box; where they overlap the largest counts,
+    or the sum.
+    """
     pieces = [(box, values) for box, values in pieces if values.size]
     if not pieces:
         return NOTHING
-    return _in_box(pieces, _around([box for box, _ in pieces]))
+    return _in_box(pieces, _around([box for box, _ in pieces]), join)
 
 
-def _in_box(pieces: Sequence[BoxedValues], whole: Box) -> BoxedValues:
+def _in_box(pieces: Sequence[BoxedValues], whole: Box, join: np.ufunc = np.maximum) -> BoxedValues:
     out = np.zeros([s.stop - s.start for s in whole], dtype=np.float16)
     for box, values in pieces:
         inside = tuple(
             slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, whole, strict=True)
         )
-        np.maximum(out[inside], values, out=out[inside])
-    return whole, out
+        join(out[inside], values, out=out[inside])
+    return whole, np.minimum(out, 1)
 
 
 def _grid_of(box: Box, grid: Grid) -> Grid:
@@ -369,11 +406,17 @@ def _around(boxes: Sequence[Box]) -> Box:
     return i, j, k
 
 
-def _with_told(found: BoxedValues, told: Mapping[str, Told], term: Term) -> BoxedValues:
+def _cleared(found: BoxedValues, told: Sequence[Told]) -> BoxedValues:
+    """Take away what lies outside of what a person drew, in the voxels that they corrected."""
+    box, values = found
+    if values.size:
+        for one in told:
+            values = np.where(one.known[box] & (one.mask[box] == 0), np.float16(0), values)
+    return box, values
+
+
+def _with_told(found: BoxedValues, own: Told) -> BoxedValues:
     """Put the person's own answer into the voxels that they corrected."""
-    own = told.get(term.canonical)
-    if own is None:
-        return found
     pieces = [found] if found[1].size else []
     boxes = [box for box, _ in pieces]
     if own.mask.any():

@@ -13,11 +13,14 @@ class UNet(SlicedSystem):
 
     @classmethod
     def create(cls, checkpoint: str | Path | None, device: str, preset: str, seed: int) -> Self:
-        """Load a checkpoint; there is no bundled one: train it with ``segone train``."""
+        """Load a checkpoint; there is no bundled one: train it with ``segone train``.
+
+        Nothing is drawn: the seed has no effect.
+        """
         if checkpoint is None:
             raise BadCheckpoint(
                 "the U-Net comes without weights; train it with 'segone train LABEL_MAPS "
                 "--system unet --run DIR' and give --checkpoint DIR/checkpoint"
             )
         folder = resolve_checkpoint(checkpoint, "unet")
-        return cls.from_checkpoint("unet", folder, device=device, preset=preset, seed=seed)
+        return cls.from_checkpoint("unet", folder, device=device, preset=preset)

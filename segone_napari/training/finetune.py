@@ -207,9 +207,7 @@ def _joined(old: Sequence[Lesson], new: Sequence[Lesson]) -> list[Lesson]:
 
 
 def _load(folder: Path, config: FineTuneConfig) -> SegOne:
-    return SegOne.from_checkpoint(
-        "segone", folder, device=config.device, preset="balanced", seed=config.seed
-    )
+    return SegOne.from_checkpoint("segone", folder, device=config.device, preset="balanced")
 
 
 def _save(

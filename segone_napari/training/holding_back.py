@@ -34,7 +34,8 @@ class HeldBack:
     kind : "patient", or "slice" where there were fewer than three patients.
     before, after : Dice of the version in use and of the new lesson, 1 where both they and the
         person say that it is not there.
-    image, truth, old, new : the slice where most has changed, for a picture (H, W).
+    image, truth, old, new : the slice where most has changed, for a picture (W, H), its axes in
+        the order and direction of RAS.
     """
 
     term: str
@@ -197,11 +198,8 @@ def _picture(
     where: torch.Tensor,
     plane: str,
 ) -> tuple[NDArray[Any], ...]:
-    """The slice where old and new differ most: image, truth, old, new (H, W)."""
+    """The slice where old and new differ most: image, truth, old, new (W, H)."""
     rows, columns, normal = PLANES[plane]
     changed = ((old ^ new) & where).sum((rows, columns))
     index = int(changed.argmax())
-    stacks = [
-        v.permute(normal, rows, columns)[index].cpu().numpy() for v in (image, truth, old, new)
-    ]
-    return tuple(stacks)
+    return tuple(v.select(normal, index).cpu().numpy() for v in (image, truth, old, new))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segone_napari.runtime import BadInput, Cancelled, SegOneError
+from segone_napari.data.vocabulary import Vocabulary
+from segone_napari.runtime import BadCheckpoint, BadInput, Cancelled, SegOneError
 
 if TYPE_CHECKING:
     from segone_napari.project.versions import Version
@@ -96,6 +97,12 @@ def _check_name(name: str) -> None:
         raise BadInput(f"{name!r} holds ';', which separates prompts; correct one at a time")
     if len(name) > LONGEST_NAME:
         raise BadInput(f"a name of {len(name)} letters is too long; use {LONGEST_NAME} or fewer")
+    apart = Vocabulary.packaged().separate(name)
+    if len(apart) > 1:
+        raise BadInput(
+            f"{name!r} would be asked for as {' and '.join(map(repr, apart))}; correct one at a "
+            "time, or choose a name that isn't made of others"
+        )
 
 
 def _count(number: int, what: str) -> str:
@@ -275,14 +282,20 @@ def checkpoints(args: argparse.Namespace) -> int:
 
 
 def import_version(versions: Any, source: Path) -> int:
-    """Take a version in, and throw it out again if it can't be loaded."""
-    from segone_napari.models.checkpoint import load_checkpoint, load_lessons
+    """Take a version in, and throw it out again if it can't be used."""
+    from segone_napari.models.checkpoint import read_manifest
+    from segone_napari.systems import registry
 
     number = int(versions.import_from(source))
     try:
         folder = versions.folder_of(number)
-        load_checkpoint(folder)
-        load_lessons(folder)
+        system = read_manifest(folder).system
+        if system != "segone":
+            raise BadCheckpoint(
+                f"{source} is a checkpoint of {system}, and a project's versions are of segone; "
+                "give one of segone"
+            )
+        registry.create("segone", checkpoint=folder, device="cpu")
     except BaseException:
         versions.remove(number)
         raise

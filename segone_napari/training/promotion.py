@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,7 +25,7 @@ from segone_napari.evaluation.metrics import dice_by_prompt
 from segone_napari.evaluation.reference import reference_classes
 from segone_napari.runtime import BadInput
 from segone_napari.systems.segone import SegOne
-from segone_napari.systems.taught import TaughtHead
+from segone_napari.systems.taught import TaughtHead, is_same_base
 
 LEAST_GAIN = 0.01
 """A mean Dice must rise by more than this, and by more than twice its standard error."""
@@ -152,7 +151,7 @@ def old_structures(
     seen = before.encode(image)
     progress(0.5)
     # equal weights see the same: the second look would only take time
-    again = replace(seen, looked={}) if _is_same_network(before, after) else after.encode(image)
+    again = replace(seen, looked={}) if is_same_base(before, after) else after.encode(image)
     dice, seconds = [], []
     for system, encoded in ((before, seen), (after, again)):
         dice.append(dice_by_prompt(system.segment(encoded, names), truth, vocabulary))
@@ -166,14 +165,6 @@ def _quick(system: SegOne) -> SegOne:
     quick = copy.copy(system)
     quick.preset = "fast"
     return quick
-
-
-def _is_same_network(before: SegOne, after: SegOne) -> bool:
-    names = before.vocabulary.class_names
-    if names != after.vocabulary.class_names:
-        return False
-    ours, theirs = (s.model.state_dict() for s in (before, after))  # type: ignore[attr-defined]
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 def _seconds_to_answer(system: SegOne, encoded: TaughtHead, after: SegOne) -> float:
@@ -248,7 +239,8 @@ def _overlaid(
 ) -> Image.Image:
     grey = np.clip(image, 0, 1)[..., None] * np.array([255, 255, 255])
     mixed = np.where(mask[..., None], 0.55 * grey + 0.45 * np.array(colour), grey)
-    # rows of a slice grow to the patient's right, front or head: seen as radiologists hang it
+    # the first axis of a slice grows to the patient's right or front, the second one to the front
+    # or head: seen as radiologists hang it
     return Image.fromarray(mixed.astype(np.uint8).swapaxes(0, 1)[::-1, ::-1])
 
 

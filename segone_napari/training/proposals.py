@@ -173,7 +173,7 @@ def _add(
     """Propose outward from the corrected slices of one image."""
     truth, weight = view.example.truth.clone(), view.example.weight.clone()
     found = []
-    for plane in {one.plane for one in kept}:
+    for plane in sorted({one.plane for one in kept}):
         mine = {one.place for one in kept if one.plane == plane}
         count = taught.slice_count(view.example.scene, plane)
         near = {place + step for place in mine for step in range(-config.reach, config.reach + 1)}

@@ -312,7 +312,10 @@ def _measure_and_save(
     average: Mapping[str, Tensor],
     device: torch.device,
 ) -> None:
-    """Write the state to go on from, then the checkpoint; each is whole or not there."""
+    """Write the checkpoint, then the state to go on from; each is whole or not there.
+
+    A run that is killed between the two goes on from an earlier state, and writes both anew.
+    """
     model = course.model
     present = {key: value.clone() for key, value in model.state_dict().items()}
     model.load_state_dict(dict(average))
@@ -320,11 +323,9 @@ def _measure_and_save(
     with torch.no_grad():
         state.dice = course.measure(device)
     model.train()
-    model.load_state_dict(present)
-    _save_state(run, state, course.config, model, optimizer, average)
-    model.load_state_dict(dict(average))
     course.save(state, run / "checkpoint")
     model.load_state_dict(present)
+    _save_state(run, state, course.config, model, optimizer, average)
 
 
 def _save_state(

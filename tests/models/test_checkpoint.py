@@ -174,6 +174,29 @@ def test_a_checkpoint_is_found_by_path_or_by_the_name_of_a_bundled_one(
         resolve_checkpoint("nowhere", "segone")
 
 
+def test_a_folder_of_the_working_directory_never_stands_in_for_a_bundled_one(
+    saved, tmp_path, monkeypatch
+):
+    bundled, here = tmp_path / "bundled", tmp_path / "here"
+    for folder in (bundled / "segone", here / "segone", here / "mine"):
+        shutil.copytree(saved["segone"], folder)
+    monkeypatch.setattr(checkpoint, "BUNDLED", bundled)
+    monkeypatch.chdir(here)
+    for name in (None, "segone"):
+        assert resolve_checkpoint(name, "segone") == bundled / "segone"
+    assert resolve_checkpoint("./segone", "segone").resolve() == here / "segone"
+    for name in ("mine", ".."):
+        assert resolve_checkpoint(name, "segone") == Path(name)
+    shutil.rmtree(bundled)
+    with pytest.raises(BadCheckpoint, match=r"no checkpoint 'segone'.*bundled one: none"):
+        resolve_checkpoint(None, "segone")
+
+
+def test_a_path_that_does_not_exist_is_not_taken_for_a_bundled_name():
+    with pytest.raises(BadCheckpoint, match=r"no checkpoint '/nonexistent/runs/segone'"):
+        resolve_checkpoint("/nonexistent/runs/segone", "segone")
+
+
 # --- damage -----------------------------------------------------------------------------------
 
 

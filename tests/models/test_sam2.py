@@ -16,7 +16,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import save_file
 
-from segone_napari.models import sam2
+from segone_napari.models import checkpoint, sam2
 from segone_napari.models.checkpoint import Manifest, read_manifest
 from segone_napari.models.sam2 import (
     MEAN,
@@ -98,6 +98,14 @@ def test_a_saved_teacher_comes_back_from_three_plain_files(model, folder):
     assert not again.training
     for key, value in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[key], value, rtol=1e-3, atol=1e-3)
+
+
+def test_none_is_the_bundled_teacher_and_a_path_is_a_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.chdir(folder.parent)
+    assert load_sam2("./teacher")[1] == SMALL
+    with pytest.raises(BadCheckpoint, match="no checkpoint 'teacher'"):
+        load_sam2(None)
 
 
 def test_the_default_size_fits_into_25_mib():

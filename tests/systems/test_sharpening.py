@@ -188,6 +188,16 @@ def test_voxels_that_looks_are_estimated_on_lie_in_all_slices(
     assert counts.min() > 0.5 * counts.float().mean()
 
 
+@pytest.mark.parametrize("place", [9, 10, 11])
+def test_a_class_of_one_voxel_may_be_missed_where_looks_are_estimated(place: int) -> None:
+    truth, parts = phantom()
+    speck = np.zeros(truth.shape, np.float16)
+    speck[20, 22, place] = 0.1
+    names = (*NAMES, "brainstem")
+    sharp = sharpen(scan(truth, [0.1, 0.5, 0.9]), SPACING, names, answering([*parts, speck]))
+    assert sharp.probability([7])[1].shape == (1, 1, 1)
+
+
 def test_nothing_seen_is_nothing() -> None:
     empty = [np.zeros((8, 8, 8), np.float16)] * len(NAMES)
     sharp = sharpen(torch.ones(8, 8, 8), SPACING, NAMES, answering(empty))

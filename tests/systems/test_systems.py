@@ -178,9 +178,9 @@ def test_a_pair_is_the_union_of_its_sides(make: Make):
     assert dice(both.mask.data.astype(bool), parts) > 0.9
 
 
-def test_the_same_seed_repeats_exactly(make: Make):
+def test_the_same_question_is_answered_exactly_the_same_whatever_the_seed(make: Make):
     for first, again in zip(
-        ask(make(seed=3), head(), *PROMPTS), ask(make(seed=3), head(), *PROMPTS), strict=True
+        ask(make(seed=3), head(), *PROMPTS), ask(make(seed=4), head(), *PROMPTS), strict=True
     ):
         assert first.box == again.box
         assert first.probability.size > 0

@@ -120,6 +120,22 @@ def test_a_kill_between_two_renames_loses_nothing(maps, tmp_path):
     assert steps_done(tmp_path) == 2
 
 
+def test_a_run_that_was_killed_while_it_wrote_its_last_checkpoint_writes_it_again(
+    maps, tmp_path, monkeypatch
+):
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = replace(TRAINING, steps=2)
+    tiny.train(maps, tmp_path, config, minutes=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(base, "save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.train(maps, tmp_path, config)
+    tiny.train(maps, tmp_path, config)
+    assert read_manifest(tmp_path / "checkpoint").training["steps_done"] == 2
+
+
 def test_a_finished_run_is_left_as_it_is(maps, whole_run):
     run, _ = whole_run
     before = state_of(run)

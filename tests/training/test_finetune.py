@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from safetensors import safe_open
 
 from segone_napari import cli
 from segone_napari.data import formats
+from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.models import checkpoint
+from segone_napari.models.unet import UNetConfig, UNetModel
 from segone_napari.project import ImageRef, NotSaved, Project, journal
 from segone_napari.project.versions import Versions
 from segone_napari.runtime import BadInput, Cancelled
@@ -190,6 +193,32 @@ def test_a_version_is_exported_and_works_in_another_project(taught, tmp_path, ca
     assert phantoms.dice(result.mask.data, truth) > 0.7
 
 
+def _of_a_unet(folder: Path) -> None:
+    names = Vocabulary.packaged()
+    model = UNetModel(UNetConfig(channels=(4, 8)), names.class_names)
+    checkpoint.save_checkpoint(model, names, checkpoint.Manifest("unet"), folder)
+
+
+def _without_a_lesson_on_what_it_knows(folder: Path) -> None:
+    shutil.copytree(checkpoint.resolve_checkpoint(None, "segone"), folder)
+    Vocabulary.packaged().with_term(TERM).save(folder / "vocabulary.json")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_of_a_unet, "a checkpoint of unet, and a project's versions are of segone"),
+        (_without_a_lesson_on_what_it_knows, f"no lesson on {TERM!r}"),
+    ],
+)
+def test_a_version_that_could_not_answer_is_not_taken_in(make, words, tmp_path, capsys):
+    make(tmp_path / "foreign")
+    project = tmp_path / "project"
+    assert cli.main(["checkpoints", str(project), "--import", str(tmp_path / "foreign")]) == 2
+    assert words in capsys.readouterr().err
+    assert Versions(project).numbers() == ()
+
+
 @unmeasured
 def test_one_patient_is_measured_by_slice_and_the_card_says_so(tmp_path):
     project = Project(tmp_path / "project")
@@ -305,13 +334,21 @@ def test_the_command_line_keeps_that_it_is_not_there(tmp_path, capsys):
     assert not kept.mask().any()
 
 
-@pytest.mark.parametrize("name", ["cyst; stone", "x" * 81])
+@pytest.mark.parametrize("name", ["cyst; stone", "x" * 81, "caudate and putamen"])
 def test_the_command_line_refuses_what_could_not_be_asked_for(name, tmp_path, capsys):
     path, _ = phantoms.save(tmp_path, 0)
     call = ["correct", str(tmp_path / "p"), str(path), "--mask", str(path)]
     assert cli.main([*call, "-p", name]) == 2
     assert cli.main([*call, "-p", TERM, "--synonym", name]) == 2
     assert not (tmp_path / "p").exists()
+
+
+def test_a_name_that_would_be_split_is_refused_with_what_to_do(tmp_path, capsys):
+    path, _ = phantoms.save(tmp_path, 0)
+    call = ["correct", str(tmp_path / "p"), str(path), "--mask", str(path), "-p"]
+    assert cli.main([*call, "left caudate and putamen"]) == 2
+    said = capsys.readouterr().err
+    assert "asked for as 'left caudate' and 'left putamen'; correct one at a time" in said
 
 
 @pytest.mark.parametrize("option", [["--steps", "0"], ["--steps", "-5"], ["--seed", "-1"]])

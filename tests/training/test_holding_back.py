@@ -17,7 +17,7 @@ from segone_napari.systems.base import Told
 from segone_napari.training import promotion, teaching
 from segone_napari.training.cases import Case
 from segone_napari.training.finetune import finetune
-from segone_napari.training.holding_back import hold_back, measure, without
+from segone_napari.training.holding_back import HeldBack, _picture, hold_back, measure, without
 from segone_napari.training.lessons import Example, Slice, slices_of
 from segone_napari.training.teaching import FineTuneConfig
 from tests.training import phantoms
@@ -107,6 +107,26 @@ def test_the_version_in_use_is_shown_the_slices_that_were_not_held_back():
     shown = without(examples, held)
     measure(Watched(), phantoms.lesson(), examples, shown, [(case, seen)], held, "slice")
     assert shown_to == [[5, 10, 13]]
+
+
+@pytest.mark.parametrize(
+    ("plane", "top", "left"), [("axial", 1, 0), ("coronal", 2, 0), ("sagittal", 2, 1)]
+)
+def test_pictures_hang_as_radiologists_hang_them(plane, top, left):
+    def bright_end(axis: int) -> np.ndarray:
+        image = torch.zeros(12, 14, 16)
+        image.narrow(axis, image.shape[axis] - 2, 2).fill_(1)
+        mask = torch.zeros_like(image, dtype=torch.bool)
+        slices = _picture(image, mask, mask, mask, mask, plane)
+        drawn = promotion.draw_change(HeldBack(TERM, "somebody", "slice", 0.0, 0.0, *slices))
+        return np.asarray(drawn.convert("L"))[:, : drawn.width // 3 - 4]
+
+    up = bright_end(top)
+    assert up[0].min() > 200
+    assert up[-1].max() < 50
+    aside = bright_end(left)
+    assert aside[:, 0].min() > 200
+    assert aside[:, -1].max() < 50
 
 
 @pytest.fixture

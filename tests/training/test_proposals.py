@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -23,9 +25,11 @@ class ByBrightness:
     def __init__(self, *, is_right: bool = True, quality: float = 0.9) -> None:
         self.is_right, self.quality = is_right, quality
         self.asked = 0
+        self.shown: list[tuple[int, ...]] = []
 
     def set_slice(self, image, spacing=(1.0, 1.0)) -> None:
         self.image = np.asarray(image)
+        self.shown.append(self.image.shape)
 
     def predict(self, box=None, points=None, labels=None, mask=None) -> Proposal:
         self.asked += 1
@@ -88,8 +92,23 @@ def test_a_teacher_that_doubts_itself_adds_nothing(example, lesson):
 
 
 def test_an_answer_that_moves_with_the_box_is_not_taken(example, lesson):
-    restless = TrustConfig(jitter_px=0.3, least_stability=1.01)
-    assert propose(lesson, [example], KEPT, ByBrightness(), restless, 0).slices == []
+    def places(least_stability: float) -> set[int]:
+        trust = TrustConfig(
+            jitter_px=4.0, least_trust=0.0, least_agreement=0.0, least_stability=least_stability
+        )
+        return {s.place for s in propose(lesson, [example], KEPT, ByBrightness(), trust, 0).slices}
+
+    credulous, wary = places(0.0), places(0.85)
+    assert wary < credulous
+    assert len(credulous - wary) >= 3  # of slices where the boxes differ by half or more
+
+
+def test_planes_are_asked_about_in_one_order_since_boxes_are_drawn_at_random(example, lesson):
+    kept = [Slice(0, "sagittal", 13), Slice(0, "coronal", 19), Slice(0, "axial", CORRECTED)]
+    teacher = ByBrightness()
+    propose(lesson, [example], kept, teacher, replace(BOXES, least_trust=0.0), 0)
+    i, j, k = phantoms.SHAPE
+    assert list(dict.fromkeys(teacher.shown[len(kept) :])) == [(i, j), (i, k), (k, j)]
 
 
 def test_without_a_bundled_teacher_it_says_so_and_a_named_one_must_be_there(monkeypatch):
