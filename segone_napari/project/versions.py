@@ -242,6 +242,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
+    if not archive.is_file():
+        raise BadInput(f"no such file: {archive}; check the path")
     try:
         with zipfile.ZipFile(archive) as stream:
             entries = [entry for entry in stream.infolist() if not entry.is_dir()]

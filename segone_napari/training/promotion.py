@@ -70,6 +70,13 @@ class Old:
     seconds: tuple[float, float]
 
 
+HELD_BACK = {
+    "patient": "patients that were held back",
+    "slice": "slices between corrected ones, which were held back (expect less on other images)",
+}
+"""What it was measured on, by how it was held back."""
+
+
 def make_card(
     before: SegOne,
     after: SegOne,
@@ -88,14 +95,16 @@ def make_card(
     progress : called with the share of the measuring that is done.
     """
     old = old_structures(before, after, progress)
-    is_better, reason = judge([h.before for h in held_back], [h.after for h in held_back], old)
+    kind = held_back[0].kind if held_back else "nothing"
+    dice = [h.before for h in held_back], [h.after for h in held_back]
+    is_better, reason = judge(*dice, old, HELD_BACK.get(kind, HELD_BACK["patient"]))
     return {
         "format": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
         "better": is_better,
         "reason": reason,
-        "held_back_by": held_back[0].kind if held_back else "nothing",
+        "held_back_by": kind,
         "held_back": [
             {"term": h.term, "before": round(h.before, 4), "after": round(h.after, 4)}
             for h in held_back
@@ -105,7 +114,12 @@ def make_card(
     }
 
 
-def judge(before: Sequence[float], after: Sequence[float], old: Old | None) -> tuple[bool, str]:
+def judge(
+    before: Sequence[float],
+    after: Sequence[float],
+    old: Old | None,
+    measured_on: str = "what was held back",
+) -> tuple[bool, str]:
     """Say whether the new version should be used, and why, in a sentence."""
     if not before:
         return False, (
@@ -117,9 +131,7 @@ def judge(before: Sequence[float], after: Sequence[float], old: Old | None) -> t
     least = LEAST_GAIN_OF_ONE
     if len(gains) > 1:
         least = max(LEAST_GAIN, 2 * float(gains.std(ddof=1)) / len(gains) ** 0.5)
-    words = (
-        f"mean Dice on what was held back: {np.mean(before):.3f} before, {np.mean(after):.3f} now"
-    )
+    words = f"mean Dice on {measured_on}: {np.mean(before):.3f} before, {np.mean(after):.3f} now"
     if gain <= least:
         return False, f"{words}; that is not more than chance ({least:.3f})"
     if old is not None and old.before:

@@ -249,6 +249,16 @@ def test_chosen_volume_of_a_4d_file_is_read(tmp_path: Path, ending: str) -> None
     np.testing.assert_array_equal(volume.data, numbers() + 2)
 
 
+def test_voxels_too_large_for_a_body_are_refused_and_tiny_ones_are_doubted(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).random((8, 9, 10)).astype(np.float32)
+    for mm in (500.0, 0.01):
+        nib.save(nib.Nifti1Image(voxels, np.diag([mm, mm, mm, 1])), tmp_path / f"{mm}.nii")
+    with pytest.raises(BadInput, match=r"500 × 500 × 500 mm; correct the spacing"):
+        read(tmp_path / "500.0.nii")
+    (doubt,) = (one for one in read(tmp_path / "0.01.nii").warnings if "small" in one)
+    assert "0.08 × 0.09 × 0.1 mm small" in doubt
+
+
 def test_non_finite_voxels_become_background_with_a_warning(tmp_path: Path) -> None:
     data = numbers("float32") - 50
     data[0, 0, :3] = (np.nan, np.inf, -np.inf)
