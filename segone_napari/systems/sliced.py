@@ -89,6 +89,8 @@ MAY_BE_OFF = 0.5
 LEAST_CLEAR = 0.65
 """Lesions of which less is clearly unlike white matter count as not found: beside the ventricles
 white matter looks a little like them in most heads."""
+SPECKS_ML, SURE_OF_SPECKS = 1.0, 0.5
+"""Lesions that are no more than this, all together, count as not found below this confidence."""
 
 ODDS_OF = {TUMOUR: 2.0}
 """By how much the odds of a class are higher than the network says, where it is asked for: it knows
@@ -437,8 +439,12 @@ class SlicedSystem:
         certainty = expected_dice(values, mask)
         doubtful = evened(values)
         volume_ml = int(mask.sum()) * native.voxel_volume_ml
+        confidence = expected_dice(doubtful, mask)
         least = LEAST_CERTAINTY_OF.get(term.classes[0], LEAST_CERTAINTY)
-        found = volume_ml >= SMALLEST_ML and certainty >= least and _is_clear(encoded, indices)
+        found = volume_ml >= SMALLEST_ML and certainty >= least
+        warnings = self._side_warnings(encoded, term, probability, origin) if found else ()
+        if found and (why := _why_not(encoded, indices, volume_ml, confidence)):
+            found, warnings = False, (why,)
         return Result(
             prompt=prompt,
             resolved=term.canonical,
@@ -447,11 +453,11 @@ class SlicedSystem:
             box=box,
             probability=values,
             found=found,
-            confidence=expected_dice(doubtful, mask),
+            confidence=confidence,
             seconds=time.monotonic() - started,
             uncertainty=entropy(doubtful) if self.has_uncertainty else None,
             colour=term.colour,
-            warnings=self._side_warnings(encoded, term, probability, origin) if found else (),
+            warnings=warnings,
         )
 
     def _on_image(self, encoded: EncodedHead, term: Term) -> tuple[Box, NDArray[np.float16]]:
@@ -486,12 +492,21 @@ class SlicedSystem:
         return (f"the {term.canonical} lies on the other side of the brain's middle; check it",)
 
 
-def _is_clear(encoded: EncodedHead, classes: Sequence[int]) -> bool:
-    """Whether a term that must look unlike its surroundings does so: lesions, but not the white
-    matter that they lie in.
+def _why_not(
+    encoded: EncodedHead, classes: Sequence[int], volume_ml: float, confidence: float
+) -> str:
+    """Say why what must look unlike its surroundings, as lesions, doesn't count; else nothing.
+
+    Of a term of several classes, such as the brain, lesions may be a part.
     """
-    clear = {} if encoded.sharp is None else encoded.sharp.clear
-    return any(clear.get(index, 1.0) >= LEAST_CLEAR for index in classes)
+    clear = None if encoded.sharp is None else encoded.sharp.clear.get(classes[0])
+    if clear is None or len(classes) > 1:
+        return ""
+    if clear < LEAST_CLEAR:
+        return "what was seen hardly differs from its surroundings"
+    if volume_ml <= SPECKS_ML and confidence < SURE_OF_SPECKS:
+        return "no more than a few unsure specks were seen"
+    return ""
 
 
 def trained_on(manifest: Manifest, folder: Path) -> tuple[tuple[str, ...], float]:

@@ -155,8 +155,28 @@ def test_what_looks_too_much_like_its_surroundings_is_not_found_and_can_be_shown
         sharp = replace(encoded.sharp, clear={brainstem: clear})
         result, other = system.segment(replace(encoded, sharp=sharp), ["brainstem", LEFT])
         assert result.found == (clear > sliced.LEAST_CLEAR)
+        assert bool(result.warnings) != result.found
         assert result.draft_mask.data.any()
         assert other.found
+
+
+def test_a_few_specks_have_to_be_surer_than_a_large_lesion(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+):
+    system: Any = make()
+    encoded = system.encode(head())
+    brainstem = system.vocabulary.class_names.index("brainstem")
+    encoded = replace(encoded, sharp=replace(encoded.sharp, clear={brainstem: 1.0}))
+    (seen,) = system.segment(encoded, ["brainstem"])
+    ml = seen.mask.data.sum() * seen.grid.voxel_volume_ml
+    for most_ml, sure, found in (
+        (0.9 * ml, 1.01, True),
+        (1.1 * ml, 1.01, False),
+        (1.1 * ml, seen.confidence - 0.01, True),
+    ):
+        monkeypatch.setattr(sliced, "SPECKS_ML", most_ml)
+        monkeypatch.setattr(sliced, "SURE_OF_SPECKS", sure)
+        assert system.segment(encoded, ["brainstem"])[0].found == found
 
 
 def test_answers_come_in_the_order_of_the_prompts(make: Make):
