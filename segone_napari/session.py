@@ -58,9 +58,10 @@ TABLE_COLUMNS = (
 )
 
 
-# Makes the image or the text of a file.
 _T = TypeVar("_T")
+# Makes the image or the text of a file.
 _Make = Callable[[], Volume | str]
+# Writes a file itself.
 _Write = Callable[[Path], None]
 # What is in a folder of masks.
 _MASK_NAME = re.compile(rf"\d{{2,}}_.+\.nii\.gz$|{re.escape(MASKS_TABLE)}$")
