@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segone_napari.data.prompts import parse
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.runtime import BadCheckpoint, BadInput, Cancelled, SegOneError
 
@@ -63,11 +64,15 @@ def correct(args: argparse.Namespace) -> int:
     """Keep a correction in a project."""
     from segone_napari.data import formats
     from segone_napari.project import ImageRef, Project
+    from segone_napari.training.cases import canonical
     from segone_napari.training.patients import patient_of
 
     slices = None if args.slices is None else _slices(args.slices)
     for name in (args.prompt, *args.synonym):
         _check_name(name)
+    term = canonical(args.prompt, Vocabulary.packaged())
+    for synonym in args.synonym:
+        _check_synonym(synonym, term)
     image = formats.read(args.image, volume=args.volume, series=args.series)
     mask = formats.read(args.mask, may_be_empty=True)
     check_grid(image, mask, args.mask)
@@ -83,7 +88,8 @@ def correct(args: argparse.Namespace) -> int:
         patient=args.patient or patient_of(project, ref),
     )
     voxels = int(np.count_nonzero(kept.mask()))
-    what = f"{_count(voxels, 'voxel')} of {kept.term!r}" if voxels else f"no {kept.term!r}"
+    name = repr(term) if term == kept.term else f"{term!r} ({kept.term!r})"
+    what = f"{_count(voxels, 'voxel')} of {name}" if voxels else f"no {name}"
     where = "all slices" if kept.slices is None else _count(len(kept.slices), "slice")
     print(f"kept correction {kept.id}: {what} in {where} of {ref.name}")
     if voxels == 1:
@@ -97,11 +103,24 @@ def _check_name(name: str) -> None:
         raise BadInput(f"{name!r} holds ';', which separates prompts; correct one at a time")
     if len(name) > LONGEST_NAME:
         raise BadInput(f"a name of {len(name)} letters is too long; use {LONGEST_NAME} or fewer")
+    request = parse(name)
+    if request.negated or not request.words:
+        reason = Vocabulary.packaged().match(name).reason
+        raise BadInput(f"{name!r} could not be asked for later: {reason}; choose another name")
     apart = Vocabulary.packaged().separate(name)
     if len(apart) > 1:
         raise BadInput(
             f"{name!r} would be asked for as {' and '.join(map(repr, apart))}; correct one at a "
             "time, or choose a name that isn't made of others"
+        )
+
+
+def _check_synonym(synonym: str, term: str) -> None:
+    """Refuse another word for a term that is a name of something else."""
+    match = Vocabulary.packaged().match(synonym)
+    if match.term is not None and match.how != "description" and match.term.canonical != term:
+        raise BadInput(
+            f"{synonym!r} means the {match.term.canonical}; leave it out, or choose another word"
         )
 
 

@@ -351,6 +351,28 @@ def test_a_name_that_would_be_split_is_refused_with_what_to_do(tmp_path, capsys)
     assert "asked for as 'left caudate' and 'left putamen'; correct one at a time" in said
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-p", "not the thalamus"], "'not' can't be understood"),
+        (["-p", "left"], "no structure is named"),
+        (["-p", "my bump", "--synonym", "hippocampus"], "'hippocampus' means the hippocampus"),
+    ],
+)
+def test_a_name_that_means_nothing_or_something_else_is_refused(options, words, tmp_path, capsys):
+    path, _ = phantoms.save(tmp_path, 0)
+    call = ["correct", str(tmp_path / "p"), str(path), "--mask", str(path)]
+    assert cli.main([*call, *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_what_a_name_was_understood_as_is_said(tmp_path, capsys):
+    path, _ = phantoms.save(tmp_path, 0)
+    call = ["correct", str(tmp_path / "p"), str(path), "--mask", str(path)]
+    assert cli.main([*call, "-p", "hipocampus"]) == 0
+    assert "voxels of 'hippocampus' ('hipocampus')" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", [["--steps", "0"], ["--steps", "-5"], ["--seed", "-1"]])
 def test_the_command_line_refuses_to_train_for_nothing(option, project, capsys):
     assert cli.main(["finetune", str(project.folder), *option]) == 2
