@@ -38,9 +38,8 @@ Less than 1, since neighbouring voxels tell nearly the same, and the network has
 LEAST_PRIOR = 0.02
 """Classes less probable than this can't win a voxel."""
 ITERATIONS = 6
-THINNINGS = (8, 7, 9, 11)
-"""Brightness is estimated on every so many-th voxel: the first of these that has no divisor in
-common with the length of a line, so that the voxels don't all lie in a few slices."""
+LOOKED_AT = 300_000
+"""Brightness is estimated on no more than about so many entries; of finer scans on some voxels."""
 AT_ONCE = 4_000_000
 """Voxels that are sharpened together; what lies between is only there for these."""
 FINAL_STEPS = 4
@@ -191,7 +190,7 @@ def sharpen(
         return _choice(kept(others), kept(own), count, class_names)
 
     # 1. How everything looks in this scan, from some of its voxels.
-    every = next((n for n in THINNINGS if math.gcd(n, shape[2]) == 1), THINNINGS[-1])
+    every = _thinning(sum(len(part.voxels) for part in others.values()), shape[2])
     some = choose(-(-math.prod(shape) // every), partial(_thinned, every=every))
     places = some.shown * every
     observed = _at(image, box, places)
@@ -300,6 +299,17 @@ def _sparse(inner: Box, values: NDArray[np.float16], box: Box, device: torch.dev
     _, ny, nz = _shape(box)
     flat = ((x + start[0]) * ny + (y + start[1])) * nz + (z + start[2])
     return ClassPart(inner, flat.int().to(device), probable[x, y, z].to(device))
+
+
+def _thinning(entries: int, line: int) -> int:
+    """Of how many voxels one is enough.
+
+    It has no divisor in common with the length of a line, so that not all lie in a few slices.
+    """
+    every = max(1, entries // LOOKED_AT)
+    while math.gcd(every, line) > 1:
+        every += 1
+    return every
 
 
 def _thinned(parts: Parts, every: int) -> Parts:

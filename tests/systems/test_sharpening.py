@@ -179,6 +179,7 @@ def test_voxels_that_looks_are_estimated_on_lie_in_all_slices(
         return cells(voxels, shape, spacing)
 
     monkeypatch.setattr(sharpening, "_cells", seen)
+    monkeypatch.setattr(sharpening, "LOOKED_AT", 4000)
     of_slices = np.s_[:, :, first : first + slices]
     thin = [np.ascontiguousarray(part[of_slices]) for part in parts]
     image = scan(truth, [0.1, 0.5, 0.9, 0, 0, 0, 0])[of_slices]
