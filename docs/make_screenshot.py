@@ -94,7 +94,7 @@ def leave_the_person_s_own_alone(folder: Path) -> None:
 def ask(widget: Any, film: Film) -> None:
     """Type the prompts and wait for the answers."""
     film.add(1200)
-    widget._prompt.setText(PROMPTS)
+    widget._form.prompt.setText(PROMPTS)
     film.add(1500)
     widget.segment()
     started_s, shown_s = time.monotonic(), 0.0
@@ -105,8 +105,8 @@ def ask(widget: Any, film: Film) -> None:
         if time.monotonic() - shown_s > 1.5:
             film.add(400)
             shown_s = time.monotonic()
-    if not len(widget._rows):
-        raise SystemExit(widget._status.text())
+    if not len(widget._form.rows):
+        raise SystemExit(widget._form.status.text())
 
 
 def correct(viewer: Any, widget: Any, film: Film) -> None:
