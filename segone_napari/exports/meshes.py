@@ -258,7 +258,11 @@ def _after_format(lines: bytes) -> bytes:
 def _meshes(content: Content) -> list[tuple[str, trimesh.Trimesh]]:
     filled = [segment for segment in content.segments if segment.inside.any()]
     if not filled:
-        raise BadInput("all masks are empty, so there is no surface; outline something first")
+        names = ", ".join(content.names)
+        raise BadInput(
+            f"a mesh needs a mask that is not empty, and there is none ({names}); "
+            "outline something first"
+        )
     return [(segment.name, _as_trimesh(segment)) for segment in filled]
 
 

@@ -40,7 +40,7 @@ def write_together(
     target: Path,
     force: bool = False,
     shared: Collection[Path] = (),
-    former: Collection[Path] = (),
+    former: Iterable[Path] = (),
 ) -> list[Path]:
     """Let writers fill empty folders, then move every file in these to its place.
 
@@ -54,7 +54,8 @@ def write_together(
     target : what to call all of it in a message, such as the main file.
     force : whether files that exist are overwritten.
     shared : files that are left as they are where they exist.
-    former : files in these folders that go with `force`, where they aren't overwritten.
+    former : files in these folders that go with `force`, where they aren't overwritten; asked for
+        when the writers are done.
 
     Returns
     -------

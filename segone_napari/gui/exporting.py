@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ OFFERED = ("nifti", "masks", "csv", "seg-nrrd", "dicom-seg", "glb", "stl-folder"
 USUAL = "nifti csv"
 PICTURE = "picture"
 """An overlay picture; it is for people to look at, so it is no format of a segmentation."""
+PICTURE_TITLE = "PNG picture of slices with the outlines"
 
 
 class ExportWindow(QDialog):
@@ -73,8 +75,7 @@ class ExportWindow(QDialog):
             one.name: _check(f"export_{one.name}", one.title, one.name in usual)
             for one in _formats_for(work)
         }
-        title = "PNG picture of slices with the outlines"
-        self._formats[PICTURE] = _check(f"export_{PICTURE}", title, PICTURE in usual)
+        self._formats[PICTURE] = _check(f"export_{PICTURE}", PICTURE_TITLE, PICTURE in usual)
         self._name = QLineEdit(default_name(work))
         self._name.setObjectName("export_name")
         self._name.setAccessibleName("Name of the files")
@@ -116,19 +117,21 @@ class ExportWindow(QDialog):
         self._words.setText("Writing …")
         work, force = self._work, self._force.isChecked()
 
-        def write() -> list[Path]:
+        def write() -> Written:
             content = content_of(work, rows, stem)
-            files = write_exports(content, folder, names, stem, force=force)
+            written = write_exports(content, folder, names, stem, force=force)
             garbage.spare()  # the formats' libraries
-            return files
+            return written
 
         self._keeper.run(write, self._on_written, self._on_failed)
 
-    def _on_written(self, files: list[Path]) -> None:
+    def _on_written(self, written: Written) -> None:
         self._export.setEnabled(True)
+        files = written.files
         listed = ", ".join(file.name for file in files[:6])
         more = f" and {len(files) - 6} more" if len(files) > 6 else ""
-        self._words.setText(f"Wrote {listed}{more} into {self._folder.text()}")
+        words = f"Wrote {listed}{more} into {self._folder.text()}"
+        self._words.setText("\n".join([words, *written.remarks]))
         self._open.show()
 
     def _on_failed(self, error: Exception) -> None:
@@ -232,42 +235,76 @@ def content_of(work: ImageWork, rows: Sequence[Row], stem: str) -> Content:
     )
 
 
+@dataclass(frozen=True)
+class Written:
+    """What came of an export.
+
+    Attributes
+    ----------
+    files : what was written.
+    remarks : sentences about what was not.
+    """
+
+    files: list[Path]
+    remarks: list[str]
+
+
 def write_exports(
     content: Content, folder: Path, names: Sequence[str], stem: str, *, force: bool = False
-) -> list[Path]:
-    """Write a content in several formats, all files or none; their names begin with `stem`.
+) -> Written:
+    """Write a content in several formats; the names of their files begin with `stem`.
+
+    A format that can't hold this content is left out and remarked on. Of the others all files are
+    written, or none.
 
     Raises
     ------
     BadInput
-        If a file exists and `force` is not set, or one can't be written.
+        If a file exists and `force` is not set, one can't be written, or no format can hold this.
     """
     rows = {folder / _file_name(stem, name): _row_named(name) for name in names}
+    refused: dict[Path, str] = {}
 
     def fill(staging: Path) -> None:
         for path, row in rows.items():
-            if row is None:
-                write_picture(content, staging / path.name, title=stem)
-            else:
-                registry.fill(content, staging / path.name, row)
+            # what a refused format has begun goes with the folder of its own
+            with tempfile.TemporaryDirectory(dir=staging) as own:
+                try:
+                    _fill(content, Path(own, path.name), row, stem)
+                except BadInput as error:
+                    if isinstance(error.__cause__, OSError):  # the disk's fault, so that of all
+                        raise
+                    refused[path] = f"{_title(row)}: {error}"
+                    continue
+                for file in Path(own).iterdir():
+                    file.rename(staging / file.name)
+        if len(refused) == len(rows):
+            raise BadInput("; ".join(refused.values()))
 
     try:
         for path in rows:  # known before the slow work
             if path.exists() and not force:
                 raise Occupied(path)
         known = [(path, row) for path, row in rows.items() if row is not None]
-        return write_together(
+        files = write_together(
             {folder: fill},
             target=folder,
             force=force,
             shared=[file for one in known for file in registry.shared_files(*one)],
-            former=[file for one in known for file in registry.former_files(*one)],
+            # a generator: what was refused is known when it is asked
+            former=(
+                file
+                for path, row in known
+                if path not in refused
+                for file in registry.former_files(path, row)
+            ),
         )
     except Occupied as error:
         raise BadInput(
             f"{error.path.name} exists in {error.path.parent}; "
             "tick 'Overwrite', or choose another name"
         ) from error
+    return Written(files, [f"Not written: {words}" for words in refused.values()])
 
 
 def write_picture(content: Content, path: Path, *, title: str) -> None:
@@ -276,6 +313,13 @@ def write_picture(content: Content, path: Path, *, title: str) -> None:
     legend: Any = [_LegendLine(s.name, s.name, s.colour, s.volume_ml) for s in content.segments]
     labels = labels_of(content.segments)
     montage.draw(content.image, labels, legend, title=title).save(path, format="PNG")
+
+
+def _fill(content: Content, path: Path, row: Format | None, stem: str) -> None:
+    if row is None:
+        write_picture(content, path, title=stem)
+    else:
+        registry.fill(content, path, row)
 
 
 @dataclass(frozen=True)
@@ -325,6 +369,10 @@ def _subject(stem: str) -> str:
 def _row_named(name: str) -> Format | None:
     """The row of a format; None for the picture."""
     return None if name == PICTURE else registry.format_named(name)
+
+
+def _title(row: Format | None) -> str:
+    return PICTURE_TITLE if row is None else row.title
 
 
 def _file_name(stem: str, name: str) -> str:

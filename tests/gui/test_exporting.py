@@ -324,6 +324,36 @@ def test_one_file_in_the_way_stops_every_format(qtbot, open_widget, tmp_path, na
     window.close()
 
 
+def test_format_that_cannot_hold_a_structure_is_said_and_the_others_are_written(
+    qtbot, open_widget, tmp_path
+) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball; azure stone")
+    child(rows(widget)[-1], QLabel, "note").linkActivated.emit("segone:draw")
+    qtbot.waitUntil(lambda: "azure stone" in viewer.layers, timeout=PATIENCE_MS)
+    window = opened_export(qtbot, widget, tmp_path / "out")
+    child(window, QLineEdit, "export_name").setText("head")
+    tick(window, "export_row_1", False)
+    earlier = tmp_path / "out" / "head_stl-folder" / "01_azure-stone.stl"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("mine")
+    for name in ("glb", "stl-folder", "force"):
+        tick(window, f"export_{name}", True)
+    words = export(qtbot, window)
+    assert words.startswith("Wrote")
+    assert "Not written: GLB scene, one object a structure: a mesh needs" in words
+    assert "(azure stone)" in words
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert {"head_segone.nii.gz", "head_segone.csv"} < set(written)
+    assert not any("glb" in name or name.startswith(".") for name in written)
+    assert [path.name for path in earlier.parent.iterdir()] == [earlier.name]
+    # Where nothing is left to write, that is an error.
+    for name in ("nifti", "csv", "stl-folder"):
+        tick(window, f"export_{name}", False)
+    assert export(qtbot, window).startswith("Nothing was written: GLB scene")
+    window.close()
+
+
 def record_of(widget, name: str) -> Segment:
     """What an export says of a row."""
     work = widget._work
