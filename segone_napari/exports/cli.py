@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from segone_napari.data import formats
 from segone_napari.exports import label_map, provenance, registry
-from segone_napari.exports.content import Content
+from segone_napari.exports.content import Content, remarks_on
 from segone_napari.exports.dicom_series import files_of
 from segone_napari.exports.reading import pick, read_segments
 from segone_napari.runtime import BadInput
@@ -108,6 +109,8 @@ def run(args: argparse.Namespace) -> None:
     written = registry.write(
         content, args.output, name=row.name, force=args.force, inputs=_inputs(args, row)
     )
+    for remark in remarks_on(content):
+        print(f"segone: warning: {remark}", file=sys.stderr)
     for path in written:
         print(f"wrote {path}")
 

@@ -149,6 +149,12 @@ class Content:
         return replace(self, segments=(segment,))
 
 
+def remarks_on(content: Content) -> list[str]:
+    """Say in sentences what a person must know of a content before it is relied on."""
+    empty = [segment.name for segment in content.segments if not segment.inside.any()]
+    return [f"{name} is empty: no voxel belongs to it" for name in empty]
+
+
 def segments_of(results: Sequence[Result], *, made_at: str = "") -> list[Segment]:
     """Turn a system's results into segments; what was not found is an empty one.
 

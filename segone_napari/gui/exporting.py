@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 from segone_napari import montage
 from segone_napari.data import formats
 from segone_napari.exports import registry
-from segone_napari.exports.content import Content, labels_of
+from segone_napari.exports.content import Content, labels_of, remarks_on
 from segone_napari.exports.dicom_series import files_of
 from segone_napari.exports.registry import FORMATS, Format
 from segone_napari.exports.staging import Occupied, write_together
@@ -242,7 +242,7 @@ class Written:
     Attributes
     ----------
     files : what was written.
-    remarks : sentences about what was not.
+    remarks : sentences about what was not, and about what is empty.
     """
 
     files: list[Path]
@@ -304,7 +304,8 @@ def write_exports(
             f"{error.path.name} exists in {error.path.parent}; "
             "tick 'Overwrite', or choose another name"
         ) from error
-    return Written(files, [f"Not written: {words}" for words in refused.values()])
+    unwritten = [f"Not written: {words}" for words in refused.values()]
+    return Written(files, [*unwritten, *remarks_on(content)])
 
 
 def write_picture(content: Content, path: Path, *, title: str) -> None:

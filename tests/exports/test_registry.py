@@ -295,7 +295,8 @@ def test_command_exports_what_segment_wrote(tmp_path: Path, capsys: Any) -> None
     np.testing.assert_array_equal(voxels, labels_of(sent.segments).data)
     assert run("-o", str(tmp_path / "a.seg.nrrd")) == 2
     assert run("-o", str(tmp_path / "b.seg.nrrd"), "--only", "spleen") == 2
-    words = capsys.readouterr().err.splitlines()
+    told = capsys.readouterr().err.splitlines()
+    words = [line for line in told if "warning" not in line]
     assert len(words) == 2
     assert "already exists" in words[0]
     assert "left hippocampus, right amygdala" in words[1]
@@ -322,6 +323,15 @@ def test_command_never_overwrites_what_it_reads(
     assert main(["export", str(tmp_path / masks), *options, "-o", str(tmp_path / out)]) == 2
     assert "would overwrite what is read" in capsys.readouterr().err
     assert (tmp_path / out).read_bytes() == before
+
+
+def test_command_says_which_structures_are_empty(tmp_path: Path, capsys: Any) -> None:
+    registry.write(content(), tmp_path / "labels.nii.gz")
+    out = str(tmp_path / "a.glb")
+    assert main(["export", str(tmp_path / "labels.nii.gz"), "-o", out]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "segone: warning: third ventricle is empty: no voxel belongs to it"
+    ]
 
 
 def test_segmentation_never_overwrites_a_slice_of_its_series(tmp_path: Path, sent: Content) -> None:

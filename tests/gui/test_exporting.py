@@ -343,6 +343,7 @@ def test_format_that_cannot_hold_a_structure_is_said_and_the_others_are_written(
     assert words.startswith("Wrote")
     assert "Not written: GLB scene, one object a structure: a mesh needs" in words
     assert "(azure stone)" in words
+    assert "azure stone is empty: no voxel belongs to it" in words
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert {"head_segone.nii.gz", "head_segone.csv"} < set(written)
     assert not any("glb" in name or name.startswith(".") for name in written)
