@@ -28,7 +28,7 @@ from segone_napari.exports import provenance
 from segone_napari.exports.content import labels_in, numbered_names
 from segone_napari.exports.label_map import MASKS_TABLE, table_beside, table_of
 from segone_napari.exports.registry import format_named, former_files
-from segone_napari.exports.staging import write_together
+from segone_napari.exports.staging import Occupied, write_together
 from segone_napari.exports.tables import check_table_name, csv_text
 from segone_napari.project import Project
 from segone_napari.project.versions import Versions
@@ -351,6 +351,8 @@ class Outputs:
             check_table_name(self.table)
         self._check_distinct(image)
         for path in self.files():
+            if self.label_map is not None and path == table_beside(self.label_map):
+                _check_label_table(path, self.label_map, force=self.force)
             _check_file(path, force=self.force)
         if self.masks is not None:
             _check_masks_folder(self.masks, force=self.force)
@@ -600,6 +602,12 @@ def _check_image_name(path: Path) -> None:
         raise BadInput(
             f"can't write an image to {path}; use a name that ends in {', '.join(formats.WRITABLE)}"
         )
+
+
+def _check_label_table(table: Path, label_map: Path, *, force: bool) -> None:
+    """Say what the table is for, which nobody has named: the label map's own name may be free."""
+    if table.is_file() and not force:
+        raise Occupied(table, label_map)
 
 
 def _check_file(path: Path, *, force: bool) -> None:

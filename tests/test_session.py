@@ -385,6 +385,12 @@ def test_existing_output_is_refused_and_kept(
     assert (tmp_path / "u.nii.gz").stat().st_size > 100
 
 
+def test_table_that_is_in_the_way_is_said_to_belong_to_the_label_map(tmp_path: Path) -> None:
+    (tmp_path / "l.tsv").write_text("mine")
+    with pytest.raises(BadInput, match=r"l\.tsv already exists.* together with l\.nii\.gz; use"):
+        everything(tmp_path).check()
+
+
 @pytest.fixture(params=range(15))
 def full_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The disk is full after so many files were written or put into their places."""

@@ -5,6 +5,7 @@ Knows nothing of what is in them.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import tempfile
@@ -27,9 +28,10 @@ class Occupied(BadInput):
     path : the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, target: Path) -> None:
+        words = "" if path == target else f", and is written together with {target.name}"
         super().__init__(
-            f"{path} already exists; use --force to overwrite it, or choose another name"
+            f"{path} already exists{words}; use --force to overwrite it, or choose another name"
         )
         self.path = path
 
@@ -64,7 +66,7 @@ def write_together(
     Raises
     ------
     Occupied
-        If a file exists and `force` is not given.
+        If another file exists and `force` is not given.
     BadInput
         If a folder can't be written, or the disk is full.
     """
@@ -75,9 +77,9 @@ def write_together(
                 writer(stagings[folder])
             moves = _moves(stagings, shared)
             for to, path in moves.items():
-                _check_free(to, force=force)
+                _check_free(to, path, target=target, force=force)
                 _sync(path)
-            replaced = dict.fromkeys([*moves, *former]) if force else ()
+            replaced = dict.fromkeys([*moves, *(former if force else ())])
             asides = {path: _aside(path, stagings) for path in replaced if path.is_file()}
             _publish(moves, asides)
         except OSError as error:
@@ -152,14 +154,15 @@ def _moves(stagings: Mapping[Path, Path], shared: Collection[Path]) -> dict[Path
     return {to: path for to, path in moves.items() if to not in shared or not to.exists()}
 
 
-def _check_free(path: Path, *, force: bool) -> None:
+def _check_free(path: Path, made: Path, *, target: Path, force: bool) -> None:
+    """Refuse to put what was made where something else is; the same once more does no harm."""
     if path.is_dir():
         raise BadInput(f"{path} is a folder; choose another name")
     if path.exists() and not path.is_file():
         # Renaming a file over /dev/null would replace it.
         raise BadInput(f"{path} is not a file; choose another name to write to")
-    if path.exists() and not force:
-        raise Occupied(path)
+    if path.exists() and not force and not filecmp.cmp(path, made, shallow=False):
+        raise Occupied(path, target)
 
 
 def _aside(path: Path, stagings: Mapping[Path, Path]) -> Path:

@@ -284,7 +284,7 @@ def write_exports(
     try:
         for path in rows:  # known before the slow work
             if path.exists() and not force:
-                raise Occupied(path)
+                raise Occupied(path, path)
         known = [(path, row) for path, row in rows.items() if row is not None]
         files = write_together(
             {folder: fill},

@@ -112,6 +112,18 @@ def test_one_file_in_the_way_stops_all_of_them(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.tsv"]
 
 
+def test_table_of_the_same_labels_is_not_in_the_way_of_another_image(tmp_path: Path) -> None:
+    sent = content()
+    registry.write(sent, tmp_path / "out.nii.gz")
+    before = (tmp_path / "out.tsv").read_bytes()
+    registry.write(sent, tmp_path / "out.mgz")
+    assert (tmp_path / "out.tsv").read_bytes() == before
+    other = replace(sent, segments=sent.segments[1:])
+    with pytest.raises(BadInput, match=r"out\.tsv already exists.* together with out\.nii; use"):
+        registry.write(other, tmp_path / "out.nii")
+    assert not (tmp_path / "out.nii").exists()
+
+
 def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: Any) -> None:
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
