@@ -13,6 +13,7 @@ Knows nothing of what is inside a checkpoint but its ``card.json``.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import json
 import lzma
 import shutil
@@ -204,7 +205,7 @@ class Versions:
         Raises
         ------
         BadInput
-            If it is no version, or holds what none may hold.
+            If it is no version, holds what none may hold, or is here already.
         NotSaved
             If the disk refuses.
         """
@@ -223,6 +224,9 @@ class Versions:
                     shutil.copyfile(path, copy)
             else:
                 _unpack(source, inside)
+            for number in self.numbers():
+                if _are_same(self.folder / str(number), inside):
+                    raise BadInput(f"{source} is here already, as version {number}; choose that")
             return self.add(inside)
         except OSError as error:
             raise why_not_saved(self.folder, error) from error
@@ -239,6 +243,14 @@ class Versions:
 
 def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _are_same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files."""
+    names = {path.relative_to(one) for path in _files(one)}
+    return names == {path.relative_to(other) for path in _files(other)} and all(
+        filecmp.cmp(one / name, other / name, shallow=False) for name in names
+    )
 
 
 def _unpack(archive: Path, folder: Path) -> None:

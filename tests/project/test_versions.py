@@ -18,6 +18,17 @@ def archive(path: Path) -> bytearray:
     return bytearray(path.read_bytes())
 
 
+def test_a_version_that_is_here_already_is_not_taken_in_again(tmp_path: Path) -> None:
+    path = tmp_path / "version.zip"
+    archive(path)
+    versions = Versions(tmp_path / "project")
+    assert versions.import_from(path) == 1
+    with pytest.raises(BadInput, match=r"version\.zip is here already, as version 1; choose that"):
+        versions.import_from(path)
+    (versions.folder / "1" / "card.md").write_text("of another training")
+    assert versions.import_from(path) == 2
+
+
 def corrupt(data: bytearray, entry: int) -> None:
     start = data.index(b"checkpoint.json") + len("checkpoint.json")
     data[start : start + 6] = b"\xff" * 6

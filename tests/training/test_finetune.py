@@ -175,11 +175,11 @@ def test_any_version_can_be_gone_back_to(taught, capsys):
 def test_the_number_of_a_removed_version_is_not_given_again(taught, tmp_path):
     versions = Versions(tmp_path / "project")
     source = Versions(taught.folder).folder_of(1)
-    assert [versions.import_from(source) for _ in range(2)] == [1, 2]
-    versions.pictures_of(2).mkdir(parents=True)
-    versions.remove(2)
-    assert not versions.pictures_of(2).exists()
-    assert versions.import_from(source) == 3
+    assert versions.import_from(source) == 1
+    versions.pictures_of(1).mkdir(parents=True)
+    versions.remove(1)
+    assert not versions.pictures_of(1).exists()
+    assert versions.import_from(source) == 2
 
 
 def test_a_version_is_exported_and_works_in_another_project(taught, tmp_path, capsys):
