@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from segone_napari.data.choices import choose_volume
 from segone_napari.data.dicom import signature
+from segone_napari.data.doubts import doubts_about_values
 from segone_napari.runtime import BadInput, silenced
 from segone_napari.volume import Affine, Grid, Volume
 
@@ -110,7 +111,7 @@ def read(
     data, more_warnings = _without_non_finite(file, data)
     if not may_be_empty:
         _check_shows_something(file, data)
-        more_warnings = (*more_warnings, *_doubts_about(file, grid))
+        more_warnings = (*more_warnings, *_doubts_about(file, grid), *doubts_about_values(data))
     return Volume(data, grid, file.name, (*warnings, *more_warnings))
 
 

@@ -32,6 +32,7 @@ from napari.layers import Layer as NapariLayer
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
+from segone_napari.data.doubts import doubts_about_values
 from segone_napari.runtime import BadInput
 from segone_napari.systems.base import Result
 from segone_napari.volume import Affine, Box, Grid, Volume
@@ -131,7 +132,8 @@ class LayerImage:
         """
         data, more_warnings = _usable(np.asarray(self.data), self.name)
         stored = self.layout.to_stored(data)
-        return Volume(stored, self.grid, self.name, (*self.warnings, *more_warnings))
+        warnings = dict.fromkeys((*self.warnings, *more_warnings))
+        return Volume(stored, self.grid, self.name, tuple(warnings))
 
     @property
     def world_axes(self) -> str:
@@ -480,7 +482,7 @@ def _usable(data: NDArray[Any], name: str) -> tuple[NDArray[Any], tuple[str, ...
         raise BadInput(
             f"the layer '{name}' shows nothing: every voxel is {data.flat[0]}; choose another image"
         )
-    return data, warnings
+    return data, (*warnings, *doubts_about_values(data))
 
 
 def _assumed_grid(layer: NapariLayer) -> Grid:

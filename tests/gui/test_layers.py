@@ -146,6 +146,14 @@ def test_constant_layer_is_refused() -> None:
         layers.volume_of(Image(np.full((4, 4, 4), 7)))
 
 
+def test_layer_that_is_a_mask_is_doubted_once() -> None:
+    data = (np.indices((20, 20, 20)).sum(axis=0) > 30).astype(np.uint8)
+    words = "only 2 different values"
+    assert [one for one in layers.volume_of(Image(data)).warnings if words in one]
+    told = Volume(data, head(shape=data.shape).grid, "mask", layers.volume_of(Image(data)).warnings)
+    assert len(layers.volume_of(layer_of(told)).warnings) == 1
+
+
 def test_layer_with_nan_is_usable_with_a_warning() -> None:
     data = np.random.default_rng(0).random((4, 4, 4))
     data[1, 2, 3] = np.nan
