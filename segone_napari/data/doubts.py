@@ -11,6 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segone_napari.runtime import BadInput
+from segone_napari.volume import Grid
+
+# No body is longer, and no voxel of a living brain is smaller.
+_LARGEST_MM = 3000.0
+_SMALLEST_VOXEL_MM = 0.1
 # An MRI of 8 bits has dozens of values, a mask two.
 _FEW_VALUES = 3
 # Neighbours in an MRI correlate by 0.7 and more along some axis, those in noise by next to nothing.
@@ -19,6 +25,28 @@ _LEAST_CORRELATION = 0.2
 _LEAST_VOXELS = 4096
 # As many tell; looking at all of a large image would take seconds.
 _VOXELS_LOOKED_AT = 1 << 20
+
+
+def doubts_about_size(name: str, grid: Grid) -> tuple[str, ...]:
+    """Say it if voxels can't be as small as the header says.
+
+    Raises
+    ------
+    BadInput
+        If the image would be larger than any scanner.
+    """
+    sizes = [n * mm for n, mm in zip(grid.shape, grid.spacing, strict=True)]
+    size, voxel = (" × ".join(f"{mm:.3g}" for mm in lengths) for lengths in (sizes, grid.spacing))
+    if max(sizes) > _LARGEST_MM:
+        raise BadInput(
+            f"{name} would be {size} mm large, as its voxels are said to be {voxel} mm; "
+            "correct the spacing in its header"
+        )
+    if max(grid.spacing) < _SMALLEST_VOXEL_MM:
+        return (
+            f"{name} is {size} mm small, as its voxels are said to be {voxel} mm; is that right?",
+        )
+    return ()
 
 
 def doubts_about_values(data: NDArray[Any]) -> tuple[str, ...]:

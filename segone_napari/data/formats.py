@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from segone_napari.data.choices import choose_volume
 from segone_napari.data.dicom import signature
-from segone_napari.data.doubts import doubts_about_values
+from segone_napari.data.doubts import doubts_about_size, doubts_about_values
 from segone_napari.runtime import BadInput, silenced
 from segone_napari.volume import Affine, Grid, Volume
 
@@ -34,9 +34,6 @@ WRITABLE = (".nii", ".nii.gz", ".mgz", ".mgh")
 
 # No scanner makes a volume of more voxels (1024 x 1024 x 1024).
 _MOST_VOXELS = 1 << 30
-# No body is longer, and no voxel of a living brain is smaller.
-_LARGEST_MM = 3000.0
-_SMALLEST_VOXEL_MM = 0.1
 # Deflate can't shrink anything more than this: a header that claims more is wrong.
 _MOST_COMPRESSION = 1032
 # A header takes up to this many bytes more than the voxels, extensions and footers included.
@@ -111,7 +108,8 @@ def read(
     data, more_warnings = _without_non_finite(file, data)
     if not may_be_empty:
         _check_shows_something(file, data)
-        more_warnings = (*more_warnings, *_doubts_about(file, grid), *doubts_about_values(data))
+        more_warnings = (*more_warnings, *doubts_about_size(file.name, grid))
+        more_warnings += doubts_about_values(data)
     return Volume(data, grid, file.name, (*warnings, *more_warnings))
 
 
@@ -533,29 +531,6 @@ def _check_shows_something(file: Path, data: NDArray[Any]) -> None:
             f"{file} shows nothing: every voxel is {float(lowest):g}; check that it is the image "
             "and not an empty mask"
         )
-
-
-def _doubts_about(file: Path, grid: Grid) -> tuple[str, ...]:
-    """Say it if voxels can't be as small as the header says.
-
-    Raises
-    ------
-    BadInput
-        If the image would be larger than any scanner.
-    """
-    sizes = [n * mm for n, mm in zip(grid.shape, grid.spacing, strict=True)]
-    size, voxel = (" × ".join(f"{mm:.3g}" for mm in lengths) for lengths in (sizes, grid.spacing))
-    if max(sizes) > _LARGEST_MM:
-        raise BadInput(
-            f"{file.name} would be {size} mm large, as its voxels are said to be {voxel} mm; "
-            "correct the spacing in its header"
-        )
-    if max(grid.spacing) < _SMALLEST_VOXEL_MM:
-        return (
-            f"{file.name} is {size} mm small, as its voxels are said to be {voxel} mm; is that "
-            "right?",
-        )
-    return ()
 
 
 def _truncated(file: Path) -> str:

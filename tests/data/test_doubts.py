@@ -12,6 +12,7 @@ from scipy import ndimage
 from segone_napari.cli import main
 from segone_napari.data import formats
 from segone_napari.data.doubts import doubts_about_values
+from segone_napari.runtime import BadInput
 from segone_napari.volume import Volume
 from tests.exports.cases import save_series
 from tests.fakes import head
@@ -61,6 +62,17 @@ def test_a_mask_that_was_opened_as_an_image_is_doubted(tmp_path: Path, kind: str
     else:
         save_series(path, volume)
     assert [one for one in formats.read(path).warnings if "only 2 different values" in one]
+
+
+def test_series_of_an_impossible_size_is_refused_and_a_tiny_one_is_doubted(tmp_path: Path) -> None:
+    data = (head().data[:16, :16, :12]).astype(np.int16)
+    for mm in (400.0, 0.05):
+        affine = np.diag([mm, mm, min(mm, 4.0), 1.0])
+        save_series(tmp_path / f"{mm}", Volume.from_affine(data, affine))
+    with pytest.raises(BadInput, match=r"400 × 400 × 4 mm; correct the spacing"):
+        formats.read(tmp_path / "400.0")
+    (doubt,) = (one for one in formats.read(tmp_path / "0.05").warnings if "small" in one)
+    assert "0.8 × 0.8 × 0.6 mm small" in doubt
 
 
 def test_command_doubts_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

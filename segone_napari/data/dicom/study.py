@@ -17,7 +17,7 @@ from segone_napari.data.choices import ManySeries, choose_volume
 from segone_napari.data.dicom import pixels
 from segone_napari.data.dicom.headers import Header, Plane, read_header
 from segone_napari.data.dicom.stacks import NotAVolume, Stack, arrange, plane_name, split
-from segone_napari.data.doubts import doubts_about_values
+from segone_napari.data.doubts import doubts_about_size, doubts_about_values
 from segone_napari.runtime import BadInput, Progress, no_progress
 from segone_napari.volume import Grid, Volume
 
@@ -189,7 +189,7 @@ def read_series(study: Study, series: Series, volume: int | None = None) -> Volu
     ManyVolumes
         If there are several volumes and `volume` isn't given, or there is no such one.
     BadInput
-        If the pixels can't be decoded.
+        If the pixels can't be decoded, or the image would be larger than any scanner.
     """
     index = choose_volume(f"the series '{series.name}'", series.volumes, volume)
     data, stack = pixels.read_stack(series.stack, index)
@@ -202,8 +202,8 @@ def read_series(study: Study, series: Series, volume: int | None = None) -> Volu
             f"the series '{series.name}' shows nothing: every voxel is {float(lowest):g}; "
             "choose another series"
         )
-    warnings += doubts_about_values(data)
     grid = Grid(stack.shape, stack.affine)
+    warnings += [*doubts_about_size(series.name, grid), *doubts_about_values(data)]
     return Volume(data, grid, series.name, tuple(dict.fromkeys(warnings)))
 
 
