@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from segone_napari.gui.controls import push, wrapped
+from segone_napari.training.wording import found_words
 
 USE = ("Use it", "Answer with the new version from now on; any earlier one can be brought back")
 KEEP = ("Keep the old one", "Throw the new version away; your corrections stay")
@@ -58,18 +59,28 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Line:
-    """One structure on held-back corrections: Dice before and now."""
+    """One structure on held-back corrections.
+
+    Attributes
+    ----------
+    before, now : mean Dice.
+    found : where a person said that it is not there, whether it was found before and is now, in
+        words; empty for what was outlined.
+    """
 
     term: str
     before: float
     now: float
+    found: tuple[str, str] | None = None
 
     @property
-    def change(self) -> str:
-        """The change with an arrow: "▲ +0.21"."""
+    def cells(self) -> tuple[str, str, str, str]:
+        """What a table says: the term, before, now, and the change with an arrow: "▲ +0.21"."""
         change = self.now - self.before
         arrow = "=" if abs(change) < LEAST_SEEN else "▲" if change > 0 else "▼"
-        return f"{arrow} {_signed(change)}"
+        if self.found:
+            return f"{self.term}, not there", *self.found, arrow
+        return self.term, f"{self.before:.2f}", f"{self.now:.2f}", f"{arrow} {_signed(change)}"
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ def read_card(version: int, card: Mapping[str, Any], pictures: Path) -> Card:
     ----------
     pictures : the folder that its pictures lie in.
     """
-    lines = _lines(card.get("held_back", ()))
+    lines = lines_of(card.get("held_back", ()))
     old = card.get("old_structures") or None
     return Card(
         version,
@@ -113,23 +124,31 @@ def read_card(version: int, card: Mapping[str, Any], pictures: Path) -> Card:
     )
 
 
+def lines_of(held_back: Sequence[Mapping[str, Any]]) -> tuple[Line, ...]:
+    """Means by structure, in the order in which they were measured."""
+    by_term: dict[tuple[str, bool], list[Mapping[str, Any]]] = {}
+    for one in held_back:
+        key = str(one["term"]), bool(one.get("absent"))
+        by_term.setdefault(key, []).append(one)
+    lines = []
+    for (term, is_absent), same in by_term.items():
+        before, now = ([float(one[when]) for one in same] for when in ("before", "after"))
+        found = (found_words(before), found_words(now)) if is_absent else None
+        lines.append(Line(term, sum(before) / len(same), sum(now) / len(same), found))
+    return tuple(lines)
+
+
+def mean_dice(lines: Sequence[Line]) -> tuple[float, float] | None:
+    """Mean Dice of what was outlined, before and now; None where a person outlined nothing."""
+    drawn = [line for line in lines if not line.found]
+    if not drawn:
+        return None
+    before, now = sum(line.before for line in drawn), sum(line.now for line in drawn)
+    return before / len(drawn), now / len(drawn)
+
+
 def _signed(change: float) -> str:
     return f"{change:+.2f}".replace("-", "−")
-
-
-def _lines(held_back: Sequence[Mapping[str, Any]]) -> tuple[Line, ...]:
-    """Means by structure, in the order in which they were measured."""
-    by_term: dict[str, list[Mapping[str, Any]]] = {}
-    for one in held_back:
-        by_term.setdefault(str(one["term"]), []).append(one)
-    return tuple(
-        Line(
-            term,
-            sum(float(one["before"]) for one in same) / len(same),
-            sum(float(one["after"]) for one in same) / len(same),
-        )
-        for term, same in by_term.items()
-    )
 
 
 def _verdict(lines: Sequence[Line], old: Mapping[str, Any] | None, *, is_better: bool) -> Verdict:
@@ -142,10 +161,7 @@ def _verdict(lines: Sequence[Line], old: Mapping[str, Any] | None, *, is_better:
         )
     before = sum(line.before for line in lines) / len(lines)
     now = sum(line.now for line in lines) / len(lines)
-    agreement = (
-        f"On corrections that it hadn't seen, it agrees with you by {now:.2f}, before by "
-        f"{before:.2f}; 1 is the same outline"
-    )
+    agreement = _agreement(lines)
     if is_better:
         return Verdict("better", "✓", "The new version is better", f"{agreement}.")
     lost = _lost(old)
@@ -156,6 +172,21 @@ def _verdict(lines: Sequence[Line], old: Mapping[str, Any] | None, *, is_better:
             "no better", "=", "No better", f"{agreement}. That may be chance: correct some more."
         )
     return Verdict("no better", "=", "No better", f"{agreement}.")
+
+
+def _agreement(lines: Sequence[Line]) -> str:
+    """Say how far a version agrees with a person, without a full stop."""
+    sentences = []
+    if dice := mean_dice(lines):
+        sentences.append(
+            f"On corrections that it hadn't seen, it agrees with you by {dice[1]:.2f}, before by "
+            f"{dice[0]:.2f}; 1 is the same outline"
+        )
+    for line in lines:
+        if line.found:
+            was, now = line.found
+            sentences.append(f"{line.term}, where it is not there: {was} before, {now} now")
+    return ". ".join(sentences)
 
 
 def _lost(old: Mapping[str, Any] | None) -> str:
@@ -280,8 +311,7 @@ def _table(lines: Sequence[Line]) -> QWidget:
     for place, words in enumerate(("Agreement with you", "before", "now", "")):
         grid.addWidget(_cell(words, place, is_head=True), 0, place)
     for number, line in enumerate(lines, start=1):
-        values = (line.term, f"{line.before:.2f}", f"{line.now:.2f}", line.change)
-        for place, words in enumerate(values):
+        for place, words in enumerate(line.cells):
             grid.addWidget(_cell(words, place), number, place)
     grid.setColumnStretch(4, 1)
     return table

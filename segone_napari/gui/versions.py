@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from segone_napari.gui.card import lines_of, mean_dice
 from segone_napari.gui.controls import push
 from segone_napari.project.versions import Version, Versions
 from segone_napari.runtime import SegOneError
@@ -84,10 +85,12 @@ def _words(version: Version, learnt: dict[str, Any]) -> str:
     if terms := learnt.get("terms"):
         images = int(learnt.get("images", 0))
         parts.append(f"learnt {', '.join(terms)} from {images} image{'' if images == 1 else 's'}")
-    if held := version.card.get("held_back"):
-        before = sum(float(one["before"]) for one in held) / len(held)
-        now = sum(float(one["after"]) for one in held) / len(held)
-        parts.append(f"agreement {before:.2f} before, {now:.2f} then")
+    lines = lines_of(version.card.get("held_back", ()))
+    if dice := mean_dice(lines):
+        parts.append(f"agreement {dice[0]:.2f} before, {dice[1]:.2f} then")
+    for line in lines:
+        if line.found:
+            parts.append(f"{line.term}, not there: {line.found[0]} before, {line.found[1]} then")
     return "; ".join(parts) or "no record of what it learnt"
 
 

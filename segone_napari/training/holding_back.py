@@ -34,6 +34,7 @@ class HeldBack:
     kind : "patient", or "slice" where there were fewer than three patients.
     before, after : Dice of the version in use and of the new lesson, 1 where both they and the
         person say that it is not there.
+    is_absent : whether the person said that it is not there.
     image, truth, old, new : the slice where most has changed, for a picture (W, H), its axes in
         the order and direction of RAS.
     """
@@ -43,6 +44,7 @@ class HeldBack:
     kind: str
     before: float
     after: float
+    is_absent: bool
     image: NDArray[np.float32]
     truth: NDArray[np.bool_]
     old: NDArray[np.bool_]
@@ -140,6 +142,7 @@ def measure(
                     kind,
                     _dice(old, truth, where),
                     _dice(new[place], truth, where),
+                    not bool((truth & where).any()),
                     *_picture(example.scene.image, truth, old, new[place], where, mine[0].plane),
                 )
             )

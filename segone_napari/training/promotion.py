@@ -26,6 +26,7 @@ from segone_napari.evaluation.reference import reference_classes
 from segone_napari.runtime import BadInput
 from segone_napari.systems.segone import SegOne
 from segone_napari.systems.taught import TaughtHead, is_same_base
+from segone_napari.training.wording import found_words
 
 LEAST_GAIN = 0.01
 """A mean Dice must rise by more than this, and by more than twice its standard error."""
@@ -59,6 +60,8 @@ class Measured(Protocol):
     def old(self) -> NDArray[np.bool_]: ...  # noqa: D102
     @property
     def new(self) -> NDArray[np.bool_]: ...  # noqa: D102
+    @property
+    def is_absent(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -95,18 +98,21 @@ def make_card(
     progress : called with the share of the measuring that is done.
     """
     old = old_structures(before, after, progress)
-    kind = held_back[0].kind if held_back else "nothing"
-    dice = [h.before for h in held_back], [h.after for h in held_back]
-    is_better, reason = judge(*dice, old, HELD_BACK.get(kind, HELD_BACK["patient"]))
+    is_better, reason = judge(held_back, old)
     return {
         "format": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
         "better": is_better,
         "reason": reason,
-        "held_back_by": kind,
+        "held_back_by": held_back[0].kind if held_back else "nothing",
         "held_back": [
-            {"term": h.term, "before": round(h.before, 4), "after": round(h.after, 4)}
+            {
+                "term": h.term,
+                "before": round(h.before, 4),
+                "after": round(h.after, 4),
+                "absent": h.is_absent,
+            }
             for h in held_back
         ],
         "old_structures": None if old is None else _old_as_json(old),
@@ -114,24 +120,19 @@ def make_card(
     }
 
 
-def judge(
-    before: Sequence[float],
-    after: Sequence[float],
-    old: Old | None,
-    measured_on: str = "what was held back",
-) -> tuple[bool, str]:
+def judge(held_back: Sequence[Measured], old: Old | None) -> tuple[bool, str]:
     """Say whether the new version should be used, and why, in a sentence."""
-    if not before:
+    if not held_back:
         return False, (
             "too few corrections to hold any back, so nothing could be measured; "
             "look at its masks and decide"
         )
-    gains = np.array(after) - np.array(before)
+    gains = np.array([h.after - h.before for h in held_back])
     gain = float(gains.mean())
     least = LEAST_GAIN_OF_ONE
     if len(gains) > 1:
         least = max(LEAST_GAIN, 2 * float(gains.std(ddof=1)) / len(gains) ** 0.5)
-    words = f"mean Dice on {measured_on}: {np.mean(before):.3f} before, {np.mean(after):.3f} now"
+    words = _agreement(held_back)
     if gain <= least:
         return False, f"{words}; that is not more than chance ({least:.3f})"
     if old is not None and old.before:
@@ -143,6 +144,20 @@ def judge(
         if mean > MOST_MEAN_LOSS:
             return False, f"{words}; but the structures known before lost {mean:.3f} in the mean"
     return True, words
+
+
+def _agreement(held_back: Sequence[Measured]) -> str:
+    """Mean Dice of what was outlined; of what is not there, whether it was found."""
+    parts = []
+    if drawn := [h for h in held_back if not h.is_absent]:
+        before, after = np.mean([(h.before, h.after) for h in drawn], axis=0)
+        measured_on = HELD_BACK[drawn[0].kind]
+        parts.append(f"mean Dice on {measured_on}: {before:.3f} before, {after:.3f} now")
+    for term in dict.fromkeys(h.term for h in held_back if h.is_absent):
+        same = [h for h in held_back if h.is_absent and h.term == term]
+        was, now = found_words([h.before for h in same]), found_words([h.after for h in same])
+        parts.append(f"{term}, where it is not there: {was} before, {now} now")
+    return "; ".join(parts)
 
 
 def old_structures(
@@ -268,9 +283,7 @@ def as_markdown(card: Mapping[str, Any]) -> str:
     ]
     if card["held_back"]:
         lines += ["| held back | before | now |", "|---|---|---|"]
-        lines += [
-            f"| {h['term']} | {h['before']:.3f} | {h['after']:.3f} |" for h in card["held_back"]
-        ]
+        lines += [_table_line(h) for h in card["held_back"]]
         lines.append("")
     old = card["old_structures"]
     if old:
@@ -284,3 +297,11 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         ]
     lines += [f"- {remark}" for remark in card["remarks"]]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _table_line(held: Mapping[str, Any]) -> str:
+    dice = held["before"], held["after"]
+    if held["absent"]:
+        before, after = (found_words([value]) for value in dice)
+        return f"| {held['term']}, not there | {before} | {after} |"
+    return f"| {held['term']} | {dice[0]:.3f} | {dice[1]:.3f} |"

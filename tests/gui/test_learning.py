@@ -74,6 +74,12 @@ BETTER = {
     "remarks": ["corrections 1 and 2 differ"],
 }
 NO_BETTER = {**BETTER, "better": False, "held_back": [{"term": "a", "before": 0.5, "after": 0.5}]}
+NOT_THERE = {
+    **BETTER,
+    "held_back": [
+        {"term": "cyst", "before": before, "after": 1.0, "absent": True} for before in (0.0, 1.0)
+    ],
+}
 LOST = {
     **BETTER,
     "better": False,
@@ -683,6 +689,7 @@ def test_words_count_slices_structures_and_images() -> None:
     [
         (BETTER, "better", "by 0.80, before by 0.10"),
         (NO_BETTER, "no better", "by 0.50"),
+        (NOT_THERE, "better", "cyst, where it is not there: found in 1 of 2 before, not found now"),
         (LOST, "lost", "left amygdala, which it knew before, lost 0.04"),
         ({**BETTER, "better": False, "held_back": []}, "not measured", "Too few corrections"),
     ],
@@ -691,6 +698,7 @@ def test_the_verdict_says_in_words_what_was_measured(tmp_path, card, kind, words
     shown = read_card(3, card, tmp_path)
     assert shown.verdict.kind == kind
     assert words in shown.verdict.words
+    assert card is not NOT_THERE or "0.5" not in shown.verdict.words
     assert shown.verdict.sign
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_a_patient_who_shows_something_is_held_back():
         assert {s.example for s in hold_back(mixed, slices, slices, 0)[1]} == {number}
 
 
-def test_a_structure_painted_where_a_person_said_it_is_not_there_counts_as_wrong():
+def test_a_structure_painted_where_a_person_said_it_is_not_there_counts_as_wrong(monkeypatch):
     lesson = phantoms.lesson()
     lesson.network.eval()
     examples = _patients(3)
@@ -85,9 +86,15 @@ def test_a_structure_painted_where_a_person_said_it_is_not_there_counts_as_wrong
         shown = without(examples, held)
         (one,) = measure(Silent(), lesson, examples, shown, members, held, "patient")
         assert one.before == 1.0
+        assert one.is_absent
         after[floor] = one.after
     assert after == {-9.0: 1.0, 9.0: 0.0}
-    assert not promotion.judge([1.0], [after[9.0]], None)[0]
+    is_better, reason = promotion.judge([one], None)
+    assert not is_better
+    assert f"{TERM}, where it is not there: not found before, found now" in reason
+    monkeypatch.setattr(promotion, "old_structures", lambda *_: None)
+    card = promotion.make_card(Silent(), Silent(), [one], (), datetime.now(UTC))
+    assert f"| {TERM}, not there | not found | found |" in promotion.as_markdown(card)
 
 
 def test_the_version_in_use_is_shown_the_slices_that_were_not_held_back():
@@ -118,7 +125,7 @@ def test_pictures_hang_as_radiologists_hang_them(plane, top, left):
         image.narrow(axis, image.shape[axis] - 2, 2).fill_(1)
         mask = torch.zeros_like(image, dtype=torch.bool)
         slices = _picture(image, mask, mask, mask, mask, plane)
-        drawn = promotion.draw_change(HeldBack(TERM, "somebody", "slice", 0.0, 0.0, *slices))
+        drawn = promotion.draw_change(HeldBack(TERM, "somebody", "slice", 0.0, 0.0, False, *slices))
         return np.asarray(drawn.convert("L"))[:, : drawn.width // 3 - 4]
 
     up = bright_end(top)
