@@ -373,7 +373,7 @@ def print_results(results: Sequence[Result], *, dice: Mapping[str, float] | None
             Text(result.prompt),
             dot + name if result.found else Text("  ") + name,
             f"{result.volume_ml:.2f}" if result.found else "not found",
-            f"{result.confidence:.2f}",
+            "–" if result.confidence is None else f"{result.confidence:.2f}",
             f"{result.seconds:.2f}",
             *([f"{dice[result.prompt]:.3f}" if result.prompt in dice else "–"] if dice else []),
         )

@@ -525,7 +525,7 @@ def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             "side": result.side,
             "label": label,
             "found": result.found,
-            "confidence": round(float(result.confidence), 4),
+            "confidence": None if result.confidence is None else round(float(result.confidence), 4),
             "volume_ml": round(result.volume_ml, 4),
             "seconds": round(result.seconds, 4),
         }

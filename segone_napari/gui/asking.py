@@ -351,7 +351,7 @@ class _Sorting:
             result.side,
             result.colour,
             "draft" if result.found else "not found",
-            float(result.confidence),
+            result.confidence,
             self._checkpoint,
             0 if row is None else row.id,
             self._preset,

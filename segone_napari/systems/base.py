@@ -35,7 +35,8 @@ class Result:
     box : the part of the grid outside of which the probability is zero.
     probability : float16, the probability of each voxel inside `box`, 0 to 1.
     found : whether the image shows it. When False, `mask` is empty; `draft_mask` is not.
-    confidence : 0 to 1, how sure the system is of its answer for the whole structure.
+    confidence : 0 to 1, how sure the system is of its answer for the whole structure; None where
+        the answer is a person's alone.
     seconds : time for this prompt alone, without encoding the image.
     uncertainty : float16 inside `box`, 0 to 1, where the system has one.
     colour : suggested display colour, three values 0 to 255.
@@ -50,7 +51,7 @@ class Result:
     box: Box
     probability: NDArray[np.float16]
     found: bool
-    confidence: float
+    confidence: float | None
     seconds: float
     uncertainty: NDArray[np.float16] | None = None
     colour: tuple[int, int, int] = (255, 85, 0)

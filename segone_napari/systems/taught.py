@@ -41,6 +41,8 @@ from segone_napari.volume import Box, Grid, Volume
 FEWEST_VOXELS = 8
 """A mask smaller than this counts as not found: lessons' images may have voxels of any size."""
 
+OWN_OUTLINE = "this is your own outline alone; the model finds nothing beyond it"
+
 BoxedValues = tuple[Box, NDArray[np.float16]]
 """Probability in a box of an image's grid, zero outside."""
 
@@ -179,6 +181,8 @@ class TaughtSystem(SlicedSystem):
         told = self._told_of(term, encoded.image)
         is_drawn = any(of <= {*term.classes} and bool(one.mask.any()) for of, one in told)
         found = is_drawn or bool(is_large and expected_dice(values, mask) >= LEAST_CERTAINTY)
+        own = [one for of, one in told if of <= {*term.classes}]
+        is_own = is_drawn and not _without_told((box, mask), own).any()
         return Result(
             prompt=prompt,
             resolved=term.canonical,
@@ -187,11 +191,11 @@ class TaughtSystem(SlicedSystem):
             box=box,
             probability=values,
             found=found,
-            confidence=expected_dice(doubtful, mask),
+            confidence=None if is_own else expected_dice(doubtful, mask),
             seconds=time.monotonic() - started,
             uncertainty=entropy(doubtful) if self.has_uncertainty else None,
             colour=term.colour,
-            warnings=self._warnings(encoded, term, found=found),
+            warnings=(OWN_OUTLINE,) if is_own else self._warnings(encoded, term, found=found),
         )
 
     def _values(self, encoded: TaughtHead, term: Term) -> BoxedValues:
@@ -413,6 +417,14 @@ def _cleared(found: BoxedValues, told: Sequence[Told]) -> BoxedValues:
         for one in told:
             values = np.where(one.known[box] & (one.mask[box] == 0), np.float16(0), values)
     return box, values
+
+
+def _without_told(found: tuple[Box, NDArray[np.bool_]], told: Sequence[Told]) -> NDArray[np.bool_]:
+    """Take what a person drew out of a mask in a box."""
+    box, mask = found
+    for one in told:
+        mask = mask & (one.mask[box] == 0)
+    return mask
 
 
 def _with_told(found: BoxedValues, own: Told) -> BoxedValues:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from segone_napari.cli import print_results
+from segone_napari.session import table_rows
 from segone_napari.systems import registry
-from segone_napari.systems.base import Told
-from segone_napari.systems.taught import TaughtHead, TaughtSystem
+from segone_napari.systems.base import Result, Told
+from segone_napari.systems.taught import OWN_OUTLINE, TaughtHead, TaughtSystem
 from tests.tiny import LEFT, RIGHT, SHAPE, head, one_thread
 
 BOTH = "hippocampus"
@@ -59,6 +63,30 @@ def test_what_was_drawn_of_a_side_belongs_to_the_pair(system, seen):
     expected = (before[BOTH] & ~before[LEFT]) | (drawn > 0)
     np.testing.assert_array_equal(after[BOTH][:, :, 10], expected[:, :, 10])
     np.testing.assert_array_equal(after[BOTH][:, :, 11:], before[BOTH][:, :, 11:])
+
+
+def test_a_mask_that_a_person_drew_alone_has_no_confidence_of_the_model(system, seen):
+    drawn = np.zeros(SHAPE, np.uint8)
+    drawn[12:18, 28:33, 10:12] = 1
+    known = np.ones(SHAPE, bool)
+    system.tell(seen.image, {LEFT: Told(drawn, known)})
+    (left, both) = system.segment(seen, (LEFT, BOTH))
+    np.testing.assert_array_equal(left.mask.data, drawn)
+    assert left.found
+    assert left.confidence is None
+    assert left.warnings == (OWN_OUTLINE,)
+    assert "–" in printed([left])
+    assert table_rows([left])[0]["confidence"] is None
+    # What the model adds to has its confidence.
+    assert both.confidence is not None
+    assert OWN_OUTLINE not in both.warnings
+
+
+def printed(results: list[Result]) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        print_results(results)
+    return out.getvalue()
 
 
 def test_a_side_ends_where_the_pair_was_drawn_to_end(system, seen):
