@@ -31,6 +31,8 @@ LEAST_AGREEMENT_OF_NAME_AND_MORE = 0.9
 """The same where the prompt is a name and one more concept, which must be in the description."""
 LEAST_LEAD = 0.06
 """How much better than the next entry a description must fit, or it is ambiguous."""
+LEAST_LIKENESS = 0.75
+"""How much a name must look like a prompt to be suggested, 0 to 1."""
 LONGEST = 120
 """Letters of a prompt that are looked at for typing errors."""
 
@@ -186,7 +188,7 @@ class Lexicon:
                 text,
                 self._spaced,
                 scorer=Indel.normalized_similarity,
-                score_cutoff=0.65,
+                score_cutoff=LEAST_LIKENESS,
                 limit=None,
             ):
                 entry = self._spelt_names[i].entry
@@ -194,9 +196,12 @@ class Lexicon:
         sharing = dict.fromkeys(name for word in words for name in self._names_with.get(word, ()))
         for name in sharing:
             shared = len(set(words) & set(name.words))
-            likeness = max(0.9 * shared / len(name.words), 0.7 * (shared == len(words)))
+            # a name that says much else only mentions the words: "fluid inside the skull"
+            is_about = shared == len(words) and 2 * shared >= len(name.words)
+            likeness = max(0.9 * shared / len(name.words), 0.8 * is_about)
             scores[name.entry] = max(scores[name.entry], likeness)
-        return sorted((e for e in scores if scores[e] >= 0.65), key=lambda e: -scores[e])[:count]
+        near = (entry for entry in scores if scores[entry] >= LEAST_LIKENESS)
+        return sorted(near, key=lambda entry: -scores[entry])[:count]
 
     # Look-up tables ------------------------------------------------------------------------
 

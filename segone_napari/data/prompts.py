@@ -92,11 +92,13 @@ _CONJUNCTIONS = re.compile(
 _JOINERS = re.compile(rf"[/,()\[\]]|{_CONJUNCTIONS.pattern}", re.IGNORECASE)
 
 _L, _R = r"(?:left|l|lt|lh)\b\.?", r"(?:right|r|rt|rh)\b\.?"
+_OF = r"\s+(?:side|hemisphere)\s+(?:and|or|&|\+)\s+(?:(?:of|in|on|from)\s+)?(?:the\s+)?"
 _BOTH_SIDES = re.compile(
-    rf"\b(?:{_L}\s*(?:and|or|&|\+|/)\s*(?:the\s+)?{_R}|{_R}\s*(?:and|or|&|\+|/)\s*(?:the\s+)?{_L})",
+    rf"\b(?:{_L}\s*(?:and|or|&|\+|/)\s*(?:the\s+)?{_R}|{_R}\s*(?:and|or|&|\+|/)\s*(?:the\s+)?{_L}"
+    rf"|{_L}{_OF}{_R}|{_R}{_OF}{_L})",
     re.IGNORECASE,
 )
-"""Both sides joined at once: "left and right", "R/L"."""
+"""Both sides joined at once: "left and right", "R/L", "of the left side and of the right"."""
 
 _SCREEN = r"(?:image|images|screen|picture|display|view|viewer|window|slice|scan|panel|monitor)"
 _SCREEN_SIDE = re.compile(

@@ -341,11 +341,19 @@ class Vocabulary:
         return None
 
     def _nearly_learnt(self, text: str) -> Match | None:
-        """Answer a mistyped learnt term."""
+        """Answer a mistyped learnt term; suggest one that was learnt without the side named."""
         side, words = _key(text)
+        if near := self._learnt_like(side, words):
+            return Match(self.term(near), "typo")
+        near = self._learnt_like(None, words) if side else None
+        reason = f"the {near} was taught as a whole, without sides"
+        return Match(None, None, (near,), reason) if near else None
+
+    def _learnt_like(self, side: Side | None, words: Sequence[str]) -> str | None:
+        """The learnt term of a side that has nearly these words in its name."""
         names = {" ".join(k[1]): e for e in self.learnt for k in map(_key, e.names) if k[0] == side}
         near = difflib.get_close_matches(" ".join(words), names, n=1, cutoff=0.88)
-        return Match(self.term(names[near[0]].name), "typo") if near else None
+        return names[near[0]].name if near else None
 
     def _match_known(self, text: str) -> Match:
         request = prompts.parse(text, self._is_name)

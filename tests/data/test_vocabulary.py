@@ -265,6 +265,20 @@ def test_several_structures_are_refused_and_their_separation_is_suggested(text, 
         assert VOCABULARY.match(prompt).how == "exact"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lateral ventricle of left hemisphere and of right hemisphere", "lateral ventricle"),
+        ("thalamus on the right side and on the left side", "thalamus"),
+        ("cortex of the left hemisphere and the right hemisphere", "cerebral cortex"),
+        ("left hemisphere and right hemisphere", "cerebrum"),
+    ],
+)
+def test_sides_that_are_named_one_after_the_other_are_both_of_the_same(text, expected):
+    assert VOCABULARY.separate(text) == [text]
+    assert understood(text) == expected
+
+
 @pytest.mark.parametrize("text", ["left brainstem", "right CSF", "left 3rd ventricle"])
 def test_a_side_of_what_has_none_is_refused_and_the_whole_is_suggested(text):
     match = VOCABULARY.match(text)
@@ -277,8 +291,21 @@ def test_a_refused_prompt_gets_near_terms_on_its_own_side():
     assert "left thalamus" in VOCABULARY.match("left epithalamus").suggestions
 
 
-def test_a_word_that_resembles_nothing_gets_no_suggestions():
-    assert VOCABULARY.match("zzzzqqqq").suggestions == ()
+@pytest.mark.parametrize("text", ["zzzzqqqq", "elephant", "left elephant", "telephone", "table"])
+def test_a_word_that_resembles_nothing_gets_no_suggestions(text):
+    assert VOCABULARY.match(text).suggestions == ()
+
+
+def test_what_only_mentions_a_word_is_not_suggested():
+    assert not {"cerebrospinal fluid", "brain"} & {*VOCABULARY.match("skull").suggestions}
+    assert "corpus striatum" in VOCABULARY.match("corpus").suggestions
+
+
+@pytest.mark.parametrize("text", ["left cyst", "cyst on the right", "both cysts"])
+def test_a_taught_term_is_suggested_where_a_side_of_it_is_asked_for(text):
+    match = VOCABULARY.with_term("cyst").match(text)
+    assert (match.term, match.suggestions) == (None, ("cyst",))
+    assert "without sides" in match.reason
 
 
 def test_left_ventricle_is_the_lateral_one_and_ventricles_are_all():
