@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from accuracy import PAIRED, SCANS
+from accuracy import PAIRED, SCANS, data_with
 from monai.metrics import compute_hausdorff_distance
 from rich.console import Console
 from rich.table import Table
@@ -78,7 +78,7 @@ Answer = Callable[[SegOneModel, Slices, Asked, Answers], Tensor]
 def main() -> None:
     """Measure the parts and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=data_with("validation"))
     parser.add_argument("--checkpoint")
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--scans", nargs="*", default=["stripped_t1_b", "flair_thick"])

@@ -40,10 +40,25 @@ GROUPS = (
 """Larger structures, in the table below the others; no mean counts them."""
 
 
+def data_with(*folders: str) -> Callable[[str], Path]:
+    """Make an argument's type: a folder that holds these, or one line says what is missing."""
+
+    def checked(given: str) -> Path:
+        missing = [name for name in folders if not Path(given, name).is_dir()]
+        if missing:
+            raise argparse.ArgumentTypeError(
+                f"{given} holds no folder {missing[0]!r}; give the one that holds "
+                f"{' and '.join(folders)}"
+            )
+        return Path(given)
+
+    return checked
+
+
 def main() -> None:
     """Run the systems and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=data_with("validation"))
     parser.add_argument("--system", default="segone")
     parser.add_argument("--checkpoint")
     parser.add_argument("--preset", default="balanced")

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import SCANS
+from accuracy import SCANS, data_with
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -59,7 +59,7 @@ GRID = 256
 def main() -> None:
     """Run every system on every scan and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=data_with("validation"))
     parser.add_argument("meshnet", type=Path)
     parser.add_argument("--presets", nargs="*", default=["fast", "balanced", "best"])
     parser.add_argument("--scans", nargs="*", default=list(T1_SCANS))

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accuracy import SCANS, _measure
+from accuracy import SCANS, _measure, data_with
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -62,7 +62,7 @@ PROBED_STEPS = 30
 def main() -> None:
     """Train what isn't trained yet, measure all, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=data_with("label_maps", "validation"))
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--run", type=Path, default=Path("runs/designs"))
     parser.add_argument("--designs", nargs="*", choices=list(DESIGNS), default=list(DESIGNS))

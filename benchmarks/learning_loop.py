@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).parent))
-from accuracy import OTHERS, PAIRED, SCANS
+from accuracy import OTHERS, PAIRED, SCANS, data_with
 
 from segone_napari.data import formats
 from segone_napari.data.vocabulary import Vocabulary
@@ -117,7 +117,7 @@ class Bench:
 def main() -> None:
     """Run the parts and print their figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=data_with("hippocampus", "validation"))
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--teacher", default="", help="another SAM2 than the bundled one")
     parser.add_argument("--scans", nargs="+", default=list(SCANS))

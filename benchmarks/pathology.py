@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from accuracy import SCANS
+from accuracy import SCANS, data_with
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -52,7 +52,7 @@ class Planted(NamedTuple):
 def main() -> None:
     """Plant, ask, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=data_with("validation", "lesion_masks", "samples"))
     parser.add_argument("--checkpoint")
     parser.add_argument("--preset", default="balanced")
     parser.add_argument("--scans", nargs="*", default=list(SCANS))

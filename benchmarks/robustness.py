@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from accuracy import PAIRED, SCANS
+from accuracy import PAIRED, SCANS, data_with
 from monai.transforms import GibbsNoise, RandBiasField, RandRicianNoise
 from numpy.typing import NDArray
 from rich.console import Console
@@ -37,7 +37,7 @@ PROMPTS = [f"{side} {name}" for name in PAIRED for side in ("left", "right")]
 def main() -> None:
     """Damage, segment, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=data_with("validation"))
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--checkpoint")
     parser.add_argument("--scans", nargs="*", default=list(SCANS))

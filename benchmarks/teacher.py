@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from accuracy import OTHERS, PAIRED, SCANS
+from accuracy import OTHERS, PAIRED, SCANS, data_with
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +39,7 @@ SMALLEST_MM2 = 20.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=data_with("validation"))
     parser.add_argument("--teacher", help="default: the one that comes with the program")
     parser.add_argument("--checkpoint", help="SegOne's checkpoint")
     parser.add_argument("--preset", default="balanced")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from accuracy import OTHERS, PAIRED, SCANS
+from accuracy import OTHERS, PAIRED, SCANS, data_with
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +33,7 @@ NEAR_MM = 3.0
 def main() -> None:
     """Print a table for each preset, and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=data_with("validation"))
     parser.add_argument("--checkpoint")
     parser.add_argument("--presets", nargs="*", default=["balanced", "best"])
     parser.add_argument("--scans", nargs="*", default=list(SCANS))

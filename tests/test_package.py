@@ -68,6 +68,26 @@ def test_help_names_every_command() -> None:
         assert command in run.stdout
 
 
+def test_an_interrupt_while_the_command_is_loaded_ends_it_in_words() -> None:
+    code = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "segone_napari.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from segone_napari.__main__ import main
+sys.exit(main())
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert run.returncode == 130
+    assert run.stderr.strip() == "segone: stopped before it began"
+
+
 def test_core_modules_load_no_gui_library() -> None:
     core = [name for name in module_names() if not name.startswith("segone_napari.gui")]
     assert not loaded_after(f"import {', '.join(core)}") & GUI_MODULES
