@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segone_napari.runtime import BadInput
-from segone_napari.volume import Box
+from segone_napari.volume import Box, bounding_box
 
 Mask = NDArray[np.uint8]
 Spacing = tuple[float, float, float]
@@ -206,14 +206,8 @@ def _most(
 def _inside(mask: NDArray[Any], margin: Sequence[int] = (0, 0, 0)) -> tuple[NDArray[np.bool_], Box]:
     """The part of a mask that isn't empty, with a margin, as bool; and where it lies."""
     inside = np.asarray(mask) != 0
-    box = []
-    for axis in range(3):
-        hit = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
-        first, last = (int(hit[0]), int(hit[-1])) if len(hit) else (0, -1)
-        box.append(
-            slice(max(0, first - margin[axis]), min(inside.shape[axis], last + 1 + margin[axis]))
-        )
-    return inside[tuple(box)], (box[0], box[1], box[2])
+    box = bounding_box(inside, margin)
+    return inside[box], box
 
 
 def _placed(inside: NDArray[np.bool_], box: Box, shape: tuple[int, ...]) -> Mask:

@@ -4,6 +4,7 @@ World coordinates are RAS+ in mm everywhere: x grows to the patient's right, y t
 (anterior), z to the head (superior). Knows nothing of files, torch or napari.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,39 @@ Box = tuple[slice, slice, slice]
 """A box of voxels in a grid: half-open slices along i, j, k."""
 
 EMPTY_BOX: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
+
+
+def bounding_box(mask: NDArray[Any], margin: Sequence[int] = (0, 0, 0)) -> Box:
+    """The smallest box that holds all of a mask (i, j, k) that isn't 0; empty if nothing is.
+
+    Parameters
+    ----------
+    margin : by how many voxels it is larger on both sides of each axis, inside of the array.
+    """
+    box = [slice(None)] * 3
+    for axis in range(3):
+        others = tuple({0, 1, 2} - {axis})
+        hit = np.flatnonzero(mask[tuple(box)].any(axis=others))
+        if not len(hit):
+            return EMPTY_BOX
+        box[axis] = slice(int(hit[0]), int(hit[-1]) + 1)
+    i, j, k = (
+        slice(max(0, side.start - more), min(size, side.stop + more))
+        for side, more, size in zip(box, margin, mask.shape, strict=True)
+    )
+    return i, j, k
+
+
+def joined(*boxes: Box) -> Box:
+    """The smallest box that holds boxes; empty ones don't count."""
+    filled = [box for box in boxes if all(side.stop > side.start for side in box)]
+    if not filled:
+        return EMPTY_BOX
+    i, j, k = (
+        slice(min(side.start for side in sides), max(side.stop for side in sides))
+        for sides in zip(*filled, strict=True)
+    )
+    return i, j, k
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segone_napari.volume import Grid, Volume
+from segone_napari.volume import EMPTY_BOX, Grid, Volume, bounding_box, joined
 
 OBLIQUE = np.array([[0, 0, -3, 9], [-0.6, 0.8, 0, 8], [0.8, 0.6, 0, -7], [0, 0, 0, 1.0]])
 
@@ -38,3 +38,16 @@ def test_other_voxels_keep_the_grid_and_the_name() -> None:
     mask = volume.with_data(np.ones((4, 5, 6), np.uint8))
     assert mask.grid is volume.grid
     assert mask.name == "scan.nii"
+
+
+def test_box_of_a_mask_holds_all_of_it_and_a_margin_inside_the_array() -> None:
+    mask = np.zeros((6, 7, 8), np.uint8)
+    mask[1, 2, 7] = mask[3, 4, 5] = 2
+    assert bounding_box(mask) == np.s_[1:4, 2:5, 5:8]
+    assert bounding_box(mask, margin=(2, 1, 1)) == np.s_[0:6, 1:6, 4:8]
+    assert bounding_box(0 * mask, margin=(1, 1, 1)) == EMPTY_BOX
+
+
+def test_joined_boxes_are_held_whatever_is_empty() -> None:
+    assert joined(np.s_[1:2, 3:4, 5:6], EMPTY_BOX, np.s_[0:1, 5:6, 5:9]) == np.s_[0:2, 3:6, 5:9]
+    assert joined(EMPTY_BOX) == joined() == EMPTY_BOX

@@ -29,6 +29,7 @@ from torch import Tensor
 from segone_napari.data import tumours, ventricles
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.runtime import BadInput, Progress, no_progress
+from segone_napari.volume import bounding_box
 
 POSITION_SCALE_MM = 80.0
 CEREBRUM_MM = (132.0, 165.0, 110.0)
@@ -275,7 +276,8 @@ def load_label_maps(
         for flags in (is_outside, is_brain)
     )
     tissues = _stack([np.searchsorted(values, m).astype(np.uint8) for m in maps])
-    extents = torch.tensor([_extent(is_brain[t.numpy()]) for t in tissues], dtype=torch.float32)
+    brains = [bounding_box(is_brain[t.numpy()]) for t in tissues]
+    extents = torch.tensor([[(s.start, s.stop - 1) for s in b] for b in brains]).float()
     is_cerebrum = np.isin(names, CEREBRUM)
     boxes = [
         centre_and_size(torch.from_numpy((is_cerebrum if is_cerebrum[t].any() else is_brain)[t]))
@@ -322,10 +324,9 @@ def _read_lesions(folder: Path) -> tuple[Tensor, Point]:
     if len({mask.shape for mask in masks}) > 1:
         raise BadInput(f"the masks in {folder} differ in shape; lesion masks lie in MNI space")
     affine: Any = nib.as_closest_canonical(nib.load(paths[0])).affine
-    box = _extent(np.any(masks, axis=0))
-    x, y, z = (slice(first, last + 1) for first, last in box)
-    origin = nib.affines.apply_affine(affine, [first for first, _ in box])
-    shown = torch.from_numpy(np.stack([mask[x, y, z] for mask in masks]).astype(np.uint8))
+    box = bounding_box(np.any(masks, axis=0))
+    origin = nib.affines.apply_affine(affine, [side.start for side in box])
+    shown = torch.from_numpy(np.stack([mask[box] for mask in masks]).astype(np.uint8))
     return shown, (float(origin[0]), float(origin[1]), float(origin[2]))
 
 
@@ -379,7 +380,8 @@ def _split_sides(
         side: np.isin(data, [v for v, name in table.items() if name.startswith(f"{side} ")])
         for side in ("left", "right")
     }
-    ends = [end for mask in sides.values() if mask.any() for end in _extent(mask)[0]]
+    found = [bounding_box(mask)[0] for mask in sides.values() if mask.any()]
+    ends = [end for side in found for end in (side.start, side.stop - 1)]
     middle = (min(ends) + max(ends)) / 2 if ends else (len(data) - 1) / 2
     is_left = np.broadcast_to(np.arange(len(data))[:, None, None] < middle, data.shape)
     for value, name in shared.items():
@@ -409,8 +411,7 @@ def _mirror_table(names: tuple[str, ...], vocabulary: Vocabulary) -> list[int]:
 
 def _stack(maps: list[NDArray[np.uint8]]) -> Tensor:
     """Crop each map to its head and stack them to (M, X, Y, Z)."""
-    boxes = [tuple(slice(a, b + 1) for a, b in _extent(m > 0)) for m in maps]
-    cropped = [m[box] for m, box in zip(maps, boxes, strict=True)]
+    cropped = [m[bounding_box(m > 0)] for m in maps]
     shape = np.max([c.shape for c in cropped], axis=0)
     out = np.zeros((len(maps), *shape), dtype=np.uint8)
     for target, c in zip(out, cropped, strict=True):
@@ -440,12 +441,6 @@ def to_standard_size(size_mm: Tensor) -> Tensor:
     """
     standard = torch.tensor(CEREBRUM_MM, device=size_mm.device)
     return standard / size_mm.clamp(0.8 * standard, 1.25 * standard)
-
-
-def _extent(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """First and last line along each axis that a mask (x, y, z), not empty, has voxels in."""
-    lines = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    return [(int(found[0]), int(found[-1])) for found in lines]
 
 
 def generate(

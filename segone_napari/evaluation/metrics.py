@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.systems.base import Result
+from segone_napari.volume import bounding_box
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def agreement(
     import torch
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 
-    box = _box_of(mask | truth)
+    box = bounding_box(mask | truth, margin=(1, 1, 1))
     ours, theirs = (
         torch.from_numpy(np.ascontiguousarray(one[box]))[None, None] for one in (mask, truth)
     )
@@ -47,15 +48,6 @@ def agreement(
         warnings.simplefilter("ignore", FutureWarning)
         distance = compute_hausdorff_distance(ours, theirs, percentile=95, spacing=list(spacing))
     return Agreement(float(dice), float(distance))
-
-
-def _box_of(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The box of what is inside, with a voxel around it where there is one."""
-    sides = []
-    for axis in range(3):
-        there = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        sides.append(slice(max(0, int(there[0]) - 1), int(there[-1]) + 2))
-    return tuple(sides)
 
 
 def dice_by_prompt(

@@ -19,7 +19,7 @@ from segone_napari.data.nrrd import DAMAGED
 from segone_napari.exports.content import Content, Segment, known_colour
 from segone_napari.exports.terminology import Code, Coding, coding_of
 from segone_napari.runtime import BadInput
-from segone_napari.volume import Affine, Volume
+from segone_napari.volume import Affine, Volume, bounding_box
 
 ENDING = ".seg.nrrd"
 
@@ -103,14 +103,7 @@ def _fields(number: int, layer: int, segment: Segment) -> dict[str, str]:
 
 def _extent(inside: NDArray[np.bool_]) -> list[int]:
     """First and last index with a voxel inside, along i, j and k; of nothing it is 0 -1."""
-    if not inside.any():
-        return [0, -1, 0, -1, 0, -1]
-    bounds = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        indices = np.flatnonzero(inside.any(axis=others))
-        bounds += [int(indices[0]), int(indices[-1])]
-    return bounds
+    return [end for side in bounding_box(inside) for end in (side.start, side.stop - 1)]
 
 
 def _tags(segment: Segment) -> str:

@@ -153,31 +153,6 @@ def delta_of_painted(atoms: Sequence[Painted], shape: Shape) -> Delta:
     return Delta(indices[starts], lengths, before[starts], after[starts])
 
 
-def bounding_box(mask: Mask) -> Box:
-    """The smallest box that holds all of a mask."""
-    box = [slice(None)] * 3
-    for axis in range(3):
-        others = tuple({0, 1, 2} - {axis})
-        hit = np.flatnonzero(mask[tuple(box)].any(axis=others))
-        if not len(hit):
-            return EMPTY_BOX
-        box[axis] = slice(int(hit[0]), int(hit[-1]) + 1)
-    return box[0], box[1], box[2]
-
-
-def joined(first: Box, second: Box) -> Box:
-    """The smallest box that holds two boxes."""
-    if _is_empty(first):
-        return second
-    if _is_empty(second):
-        return first
-    i, j, k = (
-        slice(min(a.start, b.start), max(a.stop, b.stop))
-        for a, b in zip(first, second, strict=True)
-    )
-    return i, j, k
-
-
 _Runs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[Any]]
 """Runs in a plane: row, column of the first voxel, length, and the value of all."""
 
@@ -215,7 +190,3 @@ def _joined_runs(planes: Sequence[_Runs], box: Box, shape: tuple[int, ...]) -> D
     starts = np.ravel_multi_index((i + box[0].start, j + box[1].start, k + box[2].start), shape)
     before = (values.astype(np.uint16) >> 8).astype(np.uint8)
     return Delta(starts, lengths, before, (values & 0xFF).astype(np.uint8))
-
-
-def _is_empty(box: Box) -> bool:
-    return any(part.stop <= part.start for part in box)

@@ -19,17 +19,15 @@ from segone_napari.project.deltas import (
     Mask,
     Painted,
     Shape,
-    bounding_box,
     delta_between,
     delta_from_nothing,
     delta_of_painted,
-    joined,
 )
 from segone_napari.project.journal import NotSaved, why_not_saved
 from segone_napari.project.records import NO_VOXELS, Edit, Part, RecordKind, Work
 from segone_napari.project.values import BY_HAND, Change, Kind, Row, RowLocked
 from segone_napari.runtime import BadInput
-from segone_napari.volume import EMPTY_BOX, Box
+from segone_napari.volume import EMPTY_BOX, Box, bounding_box, joined
 
 Atom = tuple[Sequence[NDArray[Any]], Any, Any]
 """A painted piece, as napari's ``paint`` event gives it: the indices along i, j and k, the values

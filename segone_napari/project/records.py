@@ -20,11 +20,10 @@ from segone_napari.project.deltas import (
     Mask,
     Shape,
     delta_from_nothing,
-    joined,
     no_delta,
 )
 from segone_napari.project.values import Change, Kind, Row
-from segone_napari.volume import EMPTY_BOX, Box
+from segone_napari.volume import EMPTY_BOX, Box, joined
 
 
 class RecordKind(IntEnum):

@@ -29,7 +29,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from segone_napari.runtime import Progress, no_progress
-from segone_napari.volume import EMPTY_BOX, Box
+from segone_napari.volume import EMPTY_BOX, Box, joined
 
 LIKELIHOOD_POWER = 0.5
 """How much a voxel's brightness counts beside the network's word.
@@ -100,7 +100,7 @@ class SparseClasses:
         total = torch.zeros(math.prod(shape), device=parts[0].values.device)
         for part in parts:
             total.index_add_(0, part.voxels, part.values.float())
-        box = _around([part.box for part in parts])
+        box = joined(*(part.box for part in parts))
         values = total.reshape(shape)[_inside(box, self.box)].clamp(max=1)
         return box, values.half().cpu().numpy()
 
@@ -178,7 +178,7 @@ def sharpen(
             dense[index] = boxed
     if not dense:
         return SparseClasses(EMPTY_BOX, {})
-    box = _around([inner for inner, _ in dense.values()])
+    box = joined(*(inner for inner, _ in dense.values()))
     shape = _shape(box)
     before = {index: _sparse(*dense.pop(index), box, image.device) for index in [*dense]}
     own = {index: part for index, part in before.items() if class_names[index] in OWN_WORD}
@@ -272,14 +272,6 @@ class _Clarity:
 
 def _shape(box: Box) -> tuple[int, int, int]:
     x, y, z = (side.stop - side.start for side in box)
-    return x, y, z
-
-
-def _around(boxes: Sequence[Box]) -> Box:
-    x, y, z = (
-        slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes))
-        for axis in range(3)
-    )
     return x, y, z
 
 

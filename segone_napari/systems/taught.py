@@ -36,7 +36,7 @@ from segone_napari.systems.sliced import (
     evened,
     expected_dice,
 )
-from segone_napari.volume import Box, Grid, Volume
+from segone_napari.volume import Box, Grid, Volume, bounding_box, joined
 
 FEWEST_VOXELS = 8
 """A mask smaller than this counts as not found: lessons' images may have voxels of any size."""
@@ -381,7 +381,7 @@ def _joined(pieces: Sequence[BoxedValues], join: np.ufunc = np.maximum) -> Boxed
     pieces = [(box, values) for box, values in pieces if values.size]
     if not pieces:
         return NOTHING
-    return _in_box(pieces, _around([box for box, _ in pieces]), join)
+    return _in_box(pieces, joined(*(box for box, _ in pieces)), join)
 
 
 def _in_box(pieces: Sequence[BoxedValues], whole: Box, join: np.ufunc = np.maximum) -> BoxedValues:
@@ -400,14 +400,6 @@ def _grid_of(box: Box, grid: Grid) -> Grid:
     affine[:3, 3] += grid.affine[:3, :3] @ [s.start for s in box]
     i, j, k = (s.stop - s.start for s in box)
     return Grid((i, j, k), affine)
-
-
-def _around(boxes: Sequence[Box]) -> Box:
-    i, j, k = (
-        slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes))
-        for axis in range(3)
-    )
-    return i, j, k
 
 
 def _cleared(found: BoxedValues, told: Sequence[Told]) -> BoxedValues:
@@ -430,14 +422,8 @@ def _without_told(found: tuple[Box, NDArray[np.bool_]], told: Sequence[Told]) ->
 def _with_told(found: BoxedValues, own: Told) -> BoxedValues:
     """Put the person's own answer into the voxels that they corrected."""
     pieces = [found] if found[1].size else []
-    boxes = [box for box, _ in pieces]
-    if own.mask.any():
-        i, j, k = (
-            np.flatnonzero(own.mask.any(axis=tuple(a for a in range(3) if a != axis)))
-            for axis in range(3)
-        )
-        boxes.append((slice(i[0], i[-1] + 1), slice(j[0], j[-1] + 1), slice(k[0], k[-1] + 1)))
-    if not boxes:
+    box = joined(bounding_box(own.mask), *(box for box, _ in pieces))
+    if box == EMPTY_BOX:
         return found
-    whole, values = _in_box(pieces, _around(boxes))
+    whole, values = _in_box(pieces, box)
     return whole, np.where(own.known[whole], own.mask[whole].astype(np.float16), values)
