@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partialmethod
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from segone_napari.data.synthetic import SyntheticConfig
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.models.network import NetworkConfig
+from segone_napari.models.segone import SegOneModel
 from segone_napari.models.text import TextConfig
 from segone_napari.models.unet import UNetConfig
 from segone_napari.training import base
@@ -126,7 +128,7 @@ LEARNS = {
     "unet": replace(
         TRAINING,
         system="unet",
-        steps=250,
+        steps=150,
         batch=4,
         learning_rate=1e-2,
         ema_steps=10,
@@ -147,12 +149,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def train(maps: Path, run: Path, config: TrainConfig, **options: Any) -> Path:
-    """`base.train` with `small_vocabulary` on one thread."""
+def train(maps: Path, run: Path, config: TrainConfig, name_steps: int = 30, **options: Any) -> Path:
+    """`base.train` with `small_vocabulary` on one thread; names are learnt in a few steps."""
 
     def load(path: Path | None = None) -> Vocabulary:
         return small_vocabulary() if path is None else Vocabulary.load(path)
 
     vocabulary = mock.patch.object(base, "Vocabulary", SimpleNamespace(load=load))
-    with one_thread(), vocabulary:
+    few_steps = partialmethod(SegOneModel.learn_names, steps=name_steps)
+    names = mock.patch.object(SegOneModel, "learn_names", few_steps)
+    with one_thread(), vocabulary, names:
         return base.train(maps, run, config, **options)

@@ -18,7 +18,7 @@ Facts = dict[str, Any]
 def facts(history: EditHistory) -> Facts:
     """Everything that a person would miss, as JSON values."""
     return {
-        "rows": [[*map(str, row.as_json().values())] for row in history.rows],
+        "rows": [str(row) for row in history.rows],
         "masks": {str(n): _digest(mask) for n, mask in sorted(history.masks.items())},
         "prompts": list(history.prompts),
         "notes": dict(history.notes),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from segone_napari.systems import registry
 from segone_napari.systems.base import System
@@ -16,12 +18,21 @@ Make = Callable[..., System]
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory) -> dict[str, Path]:
-    """A trained checkpoint of every row of the systems' table."""
-    maps = tiny.write_label_maps(tmp_path_factory.mktemp("data") / "maps", 2)
-    return {
-        name: tiny.train(maps, tmp_path_factory.mktemp(name), tiny.LEARNS[name])
-        for name in registry.SYSTEMS
-    }
+    """A trained checkpoint of every row of the systems' table.
+
+    They are trained once, by the first of the processes among which the tests are shared out.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    maps, made = folder / "maps", {}
+    with FileLock(folder / "checkpoints.lock"):
+        for name in registry.SYSTEMS:
+            made[name] = folder / name / "checkpoint"
+            if not made[name].is_dir():
+                tiny.write_label_maps(maps, 2)
+                tiny.train(maps, folder / name, tiny.LEARNS[name], name_steps=300)
+    return made
 
 
 @pytest.fixture(params=tuple(registry.SYSTEMS))
