@@ -9,6 +9,8 @@ bundled head, since old structures are measured here on more scans. Parts:
 
 ``few``, ``whole``   a new term, from 5 slices in 5 cases, from 20 whole cases; 40 other cases
 ``same``             the rest of a volume, from 3 slices of the structure that is worst there
+``between``          *Interpolate*: the slices between 3 corrected ones of every structure of a
+                     scan, without training, beside outlines in between by their shapes alone
 ``other``            an object in an image unlike a head, from 3 slices; three such images
 ``curve``            Dice by the number of corrected slices, with and without a teacher
 ``accepted``         the same where a reader also looks at proposals for the slices beside each
@@ -30,6 +32,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +53,13 @@ from segone_napari.project import ImageRef, Project
 from segone_napari.project.versions import Versions
 from segone_napari.session import Session
 from segone_napari.systems.base import Told
+from segone_napari.systems.following import follow
 from segone_napari.training import promotion
 from segone_napari.training.finetune import finetune
 from segone_napari.training.teaching import FineTuneConfig
 from segone_napari.volume import Volume
 
-PARTS = ("few", "whole", "same", "other", "curve", "accepted", "reader")
+PARTS = ("few", "whole", "same", "between", "other", "curve", "accepted", "reader")
 HIPPOCAMPUS = {"anterior hippocampus": 1, "posterior hippocampus": 2}
 OLD = [f"{side} {name}" for name in PAIRED for side in ("left", "right")] + list(OTHERS)
 CURVE_CASES = 20
@@ -301,6 +305,75 @@ def worst_structure(
             axis = min(fitting, key=lambda a: counts[a])
             return term, mask, axis, spread(mask, axis, 3)
     raise SystemExit("no structure of this scan has six slices")
+
+
+# --- between corrected slices -------------------------------------------------------------------
+
+
+def measure_between(bench: Bench) -> None:
+    """What *Interpolate* makes of 3 corrected slices of each structure, of the slices between."""
+    rows = []
+    for scan in bench.args.scans:
+        image, classes = bench.scan(scan)
+        of_scan = []
+        for term in OLD:
+            mask = classes == bench.base.system.vocabulary.class_names.index(term)
+            counts = [len(shown_in(mask, axis)) for axis in range(3)]
+            fitting = [axis for axis in range(3) if counts[axis] >= 6]
+            if fitting:
+                axis = min(fitting, key=lambda a: counts[a])
+                of_scan.append(_between(bench, scan, image, term, mask, axis))
+            if bench.args.quick and len(of_scan) == 2:
+                break
+        rows += of_scan
+        _say_between(bench, f"between, {scan}", of_scan)
+        if bench.args.quick:
+            break
+    _say_between(bench, "between, all", rows)
+
+
+def _between(
+    bench: Bench, scan: str, image: Volume, term: str, mask: NDArray[np.bool_], axis: int
+) -> list[float]:
+    """Errors between the slices: the model's answer, by shapes, following with and without it."""
+    chosen = spread(mask, axis, 3)
+    places = [n for n in range(chosen[0], chosen[-1]) if n not in chosen]
+    answer = bench.base.system.segment(bench.seen(scan)[0], [term])[0].mask.data
+    corrected, nothing = answer.copy(), np.zeros_like(answer)
+    np.moveaxis(corrected, axis, 0)[chosen] = np.moveaxis(mask, axis, 0)[chosen]
+    truth = np.moveaxis(mask, axis, 0)[places]
+    shown = (
+        answer,
+        by_shapes(corrected, chosen, axis, image.grid.spacing),
+        follow(image, corrected, answer, chosen, axis),
+        follow(image, corrected, nothing, chosen, axis),
+    )
+    return [1 - dice(np.moveaxis(one, axis, 0)[places] > 0, truth) for one in shown]
+
+
+def by_shapes(
+    mask: NDArray[np.uint8], slices: Sequence[int], axis: int, spacing: Sequence[float]
+) -> NDArray[np.uint8]:
+    """Fill in the slices between given ones by the mean of their signed distances in mm."""
+    result = mask.copy()
+    planes = np.moveaxis(result, axis, 0)
+    sampling = [mm for n, mm in enumerate(spacing) if n != axis]
+    for first, last in pairwise(slices):
+        ends = [
+            ndimage.distance_transform_edt(shape, sampling)
+            - ndimage.distance_transform_edt(~shape, sampling)
+            for shape in (planes[first] > 0, planes[last] > 0)
+        ]
+        for place in range(first + 1, last):
+            share = (place - first) / (last - first)
+            planes[place] = (1 - share) * ends[0] + share * ends[1] > 0
+    return result
+
+
+def _say_between(bench: Bench, what: str, rows: Sequence[Sequence[float]]) -> None:
+    names = ("answer", "by shapes", "followed", "followed without an answer")
+    words = ", ".join(f"{n} {v:.3f}" for n, v in zip(names, np.mean(rows, 0), strict=True))
+    bench.say(f"{what}: mean error of {len(rows)} structures", words)
 
 
 # --- an image unlike a head ---------------------------------------------------------------------

@@ -6,6 +6,7 @@ Nothing heavy is imported at the top: ``segone --help`` answers at once. Knows n
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import os
@@ -98,8 +99,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_vocabulary(commands)
     _add_export(commands, is_called="export" in arguments[:1])
     _add_compare(commands, is_called="compare" in arguments[:1])
-    _add_train(commands, is_called="train" in arguments[:1])
-    _add_train_teacher(commands, is_called="train-teacher" in arguments[:1])
+    _add_training(commands, arguments[:1])
     _add_learning(commands, arguments[:1])
     _add_doctor(commands)
     return parser
@@ -608,26 +608,23 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def _add_train(commands: Any, *, is_called: bool) -> None:
-    words = "train a checkpoint from label maps"
-    parser = commands.add_parser("train", help=words, description=words.capitalize() + ".")
-    if is_called:
-        from segone_napari.training import cli as training
-
-        training.add_arguments(parser)
-        parser.set_defaults(run=training.run)
-
-
-def _add_train_teacher(commands: Any, *, is_called: bool) -> None:
-    words = "train a SAM2 teacher from label maps"
-    parser = commands.add_parser(
-        "train-teacher", help=words, description=words[0].upper() + words[1:] + "."
-    )
-    if is_called:
-        from segone_napari.training import teacher_cli as training
-
-        training.add_arguments(parser)
-        parser.set_defaults(run=training.run)
+def _add_training(commands: Any, called: Sequence[str]) -> None:
+    """Add the commands that train what comes with the package, from label maps."""
+    for name, module, words in (
+        ("train", "cli", "train a checkpoint from label maps"),
+        ("train-teacher", "teacher_cli", "train a SAM2 teacher from label maps"),
+        (
+            "train-propagation",
+            "propagation_cli",
+            "train the network that follows drawn slices, from label maps",
+        ),
+    ):
+        sentence = words[0].upper() + words[1:] + "."
+        parser = commands.add_parser(name, help=words, description=sentence)
+        if name in called:
+            training = importlib.import_module(f"segone_napari.training.{module}")
+            training.add_arguments(parser)
+            parser.set_defaults(run=training.run)
 
 
 def _add_learning(commands: Any, called: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Repairs of a mask, and masks between corrected slices. Pure functions: nothing is changed.
+"""Repairs of a mask. Pure functions: nothing is changed.
 
 Masks are (i, j, k), uint8 or bool, anything but 0 is inside; spacing is the distance in mm between
 neighbouring voxels along each array axis. Every answer is uint8, 0 or 1, of the mask's shape.
@@ -6,22 +6,17 @@ Knows nothing of rows, files or windows: hand the answer to `EditHistory.edit` w
 number, and only that row is changed::
 
     history.edit(row_id, fill_holes(history.masks[row_id]), kind="repair")
-    slices = history.corrected_slices(row_id, axis)
-    between = interpolate(history.masks[row_id], slices, axis, spacing)
-    history.edit(row_id, between, kind="interpolation")
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segone_napari.runtime import BadInput
 from segone_napari.volume import Box, bounding_box
 
 Mask = NDArray[np.uint8]
@@ -88,96 +83,6 @@ def smooth(
     inside, box = _inside(mask, margin)
     blurred = ndimage.gaussian_filter(inside.astype(np.float32), sigma, mode="nearest")
     return _placed(_most(blurred, inside, axis), box, mask.shape)
-
-
-def interpolate(mask: NDArray[Any], slices: Sequence[int], axis: int, spacing: Spacing) -> Mask:
-    """Replace the slices between given ones by shapes in between.
-
-    The shape halfway between two slices is where the mean of their signed distances (mm) is
-    positive. Towards a slice that was left empty, a shape shrinks to nothing. Two shapes that
-    lie beside each other are moved towards each other first.
-
-    Parameters
-    ----------
-    slices : at least two indices along array axis `axis`; these slices stay as they are, and so
-        does what lies before the first and behind the last.
-
-    Raises
-    ------
-    BadInput
-        If there are fewer than two different slices, or one is outside of the mask.
-    """
-    given = sorted({int(index) for index in slices})
-    if len(given) < 2:
-        raise BadInput(
-            "interpolating needs two corrected slices or more; correct another slice first"
-        )
-    if given[0] < 0 or given[-1] >= mask.shape[axis]:
-        raise BadInput(f"this mask has slices 0 to {mask.shape[axis] - 1}; got {given}")
-    result: Mask = (np.asarray(mask) != 0).astype(np.uint8)
-    planes = np.moveaxis(result, axis, 0)  # a view: (slices, rows, columns)
-    in_plane = np.array([mm for n, mm in enumerate(spacing) if n != axis])
-    for first, last in pairwise(given):
-        between = last - first - 1
-        shares = np.arange(1, between + 1) / (between + 1)
-        shapes = _between(planes[first] != 0, planes[last] != 0, shares, in_plane)
-        planes[first + 1 : last] = shapes
-    return result
-
-
-def _between(
-    first: NDArray[np.bool_],
-    last: NDArray[np.bool_],
-    shares: NDArray[np.float64],
-    spacing: NDArray[np.float64],
-) -> NDArray[np.bool_]:
-    """Shapes (shares, rows, columns) on the way from `first` (share 0) to `last` (share 1)."""
-    shapes = np.zeros((len(shares), *first.shape), dtype=bool)
-    if not first.any() and not last.any():
-        return shapes
-    way = _way(first, last)
-    # All that comes between lies in this part. Its border is padded, so that a shape that fills
-    # it has an outside too, also when it is moved.
-    box = ndimage.find_objects((first | last).astype(np.uint8))[0]
-    start, end = _distance_maps(np.pad(first[box], 1), np.pad(last[box], 1), spacing)
-    for n, share in enumerate(shares):
-        one = ndimage.shift(start, share * way, order=1, mode="nearest") if way.any() else start
-        other = ndimage.shift(end, (share - 1) * way, order=1, mode="nearest") if way.any() else end
-        shapes[n][box] = ((1 - share) * one + share * other > 0)[1:-1, 1:-1]
-    return shapes
-
-
-def _distance_maps(
-    first: NDArray[np.bool_], last: NDArray[np.bool_], spacing: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Signed distances in mm, positive inside. An empty slice's are the other's, sunk to 0."""
-    if not first.any():
-        end = _signed_distance(last, spacing)
-        return end - end.max(), end
-    start = _signed_distance(first, spacing)
-    if not last.any():
-        return start, start - start.max()
-    return start, _signed_distance(last, spacing)
-
-
-def _signed_distance(shape: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
-    distance = ndimage.distance_transform_edt(shape, sampling=spacing)
-    return np.asarray(distance - ndimage.distance_transform_edt(~shape, sampling=spacing))
-
-
-def _way(first: NDArray[np.bool_], last: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """How far a shape moves from one slice to another, in pixels; 0 where they overlap.
-
-    Only single parts are moved: where one of several parts ends, the middle jumps, not the shape.
-    """
-    if (first & last).any() or not first.any() or not last.any():
-        return np.zeros(2)
-    if any(ndimage.label(shape, np.ones((3, 3)))[1] != 1 for shape in (first, last)):
-        return np.zeros(2)
-    way: NDArray[np.float64] = np.subtract(
-        ndimage.center_of_mass(last), ndimage.center_of_mass(first)
-    )
-    return way
 
 
 def _most(

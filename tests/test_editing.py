@@ -1,12 +1,11 @@
-"""Repairs and interpolation of masks, against shapes whose right answer is known."""
+"""Repairs of masks, against shapes whose right answer is known."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from skimage import measure, morphology
 
-from segone_napari.editing import fill_holes, interpolate, keep_largest_part, smooth
-from segone_napari.runtime import BadInput
+from segone_napari.editing import fill_holes, keep_largest_part, smooth
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.5, 1.0, 3.0), (3.0, 0.7, 1.0)]
 
@@ -91,55 +90,6 @@ def test_smoothing_one_axis_leaves_other_slices_alone() -> None:
     assert not corners.any()
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_interpolation_restores_a_ball_from_some_slices(
-    axis: int, spacing: tuple[float, float, float]
-) -> None:
-    shape = tuple(int(30 / mm) for mm in spacing)
-    truth = ball(shape, tuple((n - 1) / 2 for n in shape), 11, spacing)
-    hit = np.flatnonzero(truth.any(axis=tuple({0, 1, 2} - {axis})))
-    given = sorted({*hit[:: max(2, int(3 / spacing[axis]))].tolist(), int(hit[-1])})
-    sparse = np.zeros_like(truth)
-    where = tuple(given if n == axis else np.s_[:] for n in range(3))
-    sparse[where] = truth[where]
-    result = interpolate(sparse, given, axis, spacing)
-    assert np.array_equal(result[where], truth[where])
-    assert dice(result, truth) > 0.93
-    assert dice(result, truth) > dice(sparse, truth)
-
-
-def test_interpolation_shrinks_towards_an_empty_slice_and_leaves_the_rest() -> None:
-    mask = np.zeros((12, 20, 20), np.uint8)
-    mask[2, 5:15, 5:15] = 1
-    mask[9, 0, 0] = 1  # wrong, and replaced; the slices before 2 and behind 10 are not looked at
-    mask[0, 3, 3] = mask[11, 4, 4] = 1
-    result = interpolate(mask, [2, 10], 0, (1.0, 1.0, 1.0))
-    areas = result.reshape(12, -1).sum(axis=1)
-    assert areas[2] == 100
-    assert list(areas[2:11]) == sorted(areas[2:11], reverse=True)
-    assert areas[3] > 60
-    assert areas[10] == 0
-    assert result[0, 3, 3]
-    assert result[11, 4, 4]
-    assert not result[9, 0, 0]
-
-
-def test_interpolation_follows_a_tube_whose_slices_do_not_overlap() -> None:
-    tube = np.zeros((11, 12, 60), np.uint8)
-    for n in range(11):
-        tube[n, 3:8, 2 + 5 * n : 7 + 5 * n] = 1
-    sparse = np.zeros_like(tube)
-    sparse[[0, 10]] = tube[[0, 10]]
-    assert dice(interpolate(sparse, [0, 10], 0, (1.0, 1.0, 1.0)), tube) > 0.85
-
-
-@pytest.mark.parametrize("slices", [[], [3], [3, 3], [-1, 3], [2, 8]])
-def test_interpolation_says_which_slices_it_needs(slices: list[int]) -> None:
-    with pytest.raises(BadInput, match="slices"):
-        interpolate(np.ones((4, 4, 8), np.uint8), slices, 2, (1.0, 1.0, 1.0))
-
-
 def test_nothing_comes_of_an_empty_mask() -> None:
     empty = np.zeros((4, 5, 6), np.uint8)
     for result in (
@@ -148,7 +98,6 @@ def test_nothing_comes_of_an_empty_mask() -> None:
         fill_holes(empty, axis=1),
         smooth(empty, (1.0, 1.0, 1.0)),
         smooth(empty, (1.0, 1.0, 1.0), axis=2),
-        interpolate(empty, [0, 3], 0, (1.0, 1.0, 1.0)),
     ):
         assert result.shape == empty.shape
         assert not result.any()

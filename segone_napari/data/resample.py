@@ -52,6 +52,11 @@ def working_grid(grid: Grid, spacing_mm: float = 1.0) -> Grid:
     return _world_grid(canonical, spacing_mm)
 
 
+def slice_grid(grid: Grid, spacing_mm: float) -> Grid:
+    """As `working_grid`, but along the file's own axes however tilted: its slices stay slices."""
+    return _parallel_grid(canonical_grid(grid), spacing_mm)
+
+
 def through_plane_axis(grid: Grid) -> int | None:
     """Return the working axis (0, 1 or 2) across the slices of a thick-sliced file, else None."""
     spacing = canonical_grid(grid).spacing

@@ -164,6 +164,13 @@ class SyntheticConfig:
     """Share of images whose white matter has no lesion, although the label map has some."""
     lesion_share: float = 0.25
     """Share of images with lesions from a mask, where there are masks."""
+    labels_of_all: bool = False
+    """Whether every slice of a slab is labelled, not the middle one alone. The slices must be the
+    planes themselves for that: `thick_share` 0."""
+
+    def __post_init__(self) -> None:
+        if self.labels_of_all and self.thick_share:
+            raise ValueError("slices mixed from thick ones have no labels of their own")
 
     def with_pixels(self, pixel_mm: float) -> SyntheticConfig:
         """Return the same window in pixels of another size."""
@@ -177,7 +184,8 @@ class Slabs(NamedTuple):
 
     `inputs` is (B, S + 3, H, W) float32: S slices, then the RAS position of every pixel relative
     to the head's centre in units of `POSITION_SCALE_MM`. `labels` is (B, H, W) int64, indices
-    into `Vocabulary.class_names`, of the middle slice.
+    into `Vocabulary.class_names`, of the middle slice; with `SyntheticConfig.labels_of_all`,
+    (B, S, H, W).
     """
 
     inputs: Tensor
@@ -469,13 +477,15 @@ def generate(
         grown = tumours.grow(healthy, may_grow, centred[ill.samples], ill.tumours, first)
         tissue = tissue.index_copy(0, ill.samples, grown)
     tissue, is_stripped = _strip(maps, tissue, config, draw)
-    labels = maps.classes[tissue[:, middle]]  # (B, H, W)
+    shown = tissue if config.labels_of_all else tissue[:, middle]
+    labels = maps.classes[shown]  # (B, H, W), or (B, S, H, W)
     # 3. What a scanner makes of it.
     brightness = _brightness(maps, tissue, config, draw)  # (B, K, H, W)
     slices = torch.einsum("bsk,bkhw->bshw", weights, brightness)  # (B, S, H, W)
     slices = _scan(slices, is_stripped, config, draw)
     is_shown = _field_of_view(config, count, draw)  # (B, H, W)
-    slices, labels = slices * is_shown[:, None], labels * is_shown
+    slices = slices * is_shown[:, None]
+    labels = labels * (is_shown[:, None] if config.labels_of_all else is_shown)
     # 4. Where every pixel lies, as well as it can be known from an image.
     jitter = draw.normal(count, 1, 1, 3) * config.position_jitter_mm
     jitter[..., 0] *= 0.6

@@ -243,13 +243,16 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
 
     def interpolate(self, row_id: int, axis: int) -> None:
         """Fill in the slices between corrected ones along array axis `axis`."""
-        spacing = self.values.grid.spacing
 
         def work() -> Change | None:
+            from segone_napari.systems.following import follow  # loads torch
+
+            mask, answer = self.history.masks[row_id], self.history.last_result(row_id)
             slices = self.history.corrected_slices(row_id, axis)
-            values = editing.interpolate(self.history.masks[row_id], slices, axis, spacing)
+            values = follow(self.values.volume, mask, answer, slices, axis)
             return self.history.edit(row_id, values, kind="interpolation")
 
+        self.told.emit("Filling in between corrected slices …")
         self._change_in_thread(row_id, work, told="Fill in between corrected slices")
 
     def set_slices(

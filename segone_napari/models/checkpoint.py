@@ -143,12 +143,22 @@ def save_checkpoint(
         _write_component(temporary, "network", _config_of(model), _network_weights(model))
         if isinstance(model, SegOneModel):
             model.tower.save(temporary / "text", half=True)
-        if lessons:
-            (temporary / "lessons").mkdir()
         for number, lesson in enumerate(lessons, start=1):
-            weights = _half(lesson.network.state_dict())
-            _write_component(temporary, f"lessons/{number}", asdict(lesson.config), weights)
+            _write_lesson(temporary, number, lesson)
         vocabulary.save(temporary / "vocabulary.json")
+        write_manifest(manifest, temporary)
+        temporary.chmod(0o755)
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_lesson(lesson: Lesson, manifest: Manifest, folder: Path) -> None:
+    """Write a lesson alone to `folder`, in place of what was there, with weights as float16."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write_lesson(temporary, 1, lesson)
         write_manifest(manifest, temporary)
         temporary.chmod(0o755)
         replace_folder(temporary, folder)
@@ -243,6 +253,12 @@ def _network_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _half(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in weights.items()}
+
+
+def _write_lesson(folder: Path, number: int, lesson: Lesson) -> None:
+    (folder / "lessons").mkdir(exist_ok=True)
+    weights = _half(lesson.network.state_dict())
+    _write_component(folder, f"lessons/{number}", asdict(lesson.config), weights)
 
 
 def _write_component(

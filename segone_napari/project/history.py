@@ -219,6 +219,16 @@ class EditHistory:
             out.setdefault(axis, set()).update(stroke[axis])
         return out
 
+    def last_result(self, row_id: int) -> Mask:
+        """A row's mask (i, j, k) as its last result was, a copy; empty where it had none."""
+        with self._lock:
+            mask = self._work.masks[row_id].copy()
+            for edit in self.newest_edits(row_id):
+                if edit.kind == "result":
+                    return mask
+                next(part for part in edit.parts if part.row_id == row_id).delta().take_back(mask)
+        return np.zeros_like(mask)
+
     def _parts_since_result(
         self, row_id: int, kinds: Collection[Kind]
     ) -> Iterator[tuple[Kind, Part]]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from segone_napari.data.resample import to_native, to_working, working_grid
+from segone_napari.data.resample import slice_grid, to_native, to_working
 from segone_napari.data.slices import Head
 from segone_napari.data.synthetic import PLANES, Point
 from segone_napari.models.learnt import REFERENCE_CHANNELS, Lesson, LessonConfig
@@ -41,7 +41,6 @@ LASTS_FOR = 3.5
 """Between drawn slices an object goes on for so many times the distance from its edge to its middle
 before it tapers off."""
 LOGIT_LIMIT = 6.0
-SLICES_AT_ONCE = 16
 FAINT = 0.02
 MIRRORED: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 """Axes of (N, C, H, W) over which slices are turned over before they are looked at."""
@@ -120,9 +119,9 @@ def is_head(head: Head) -> bool:
     return all(mm > least for mm, least in zip(extents, (100.0, 120.0, 70.0), strict=True))
 
 
-def centre_of(seen: Seen, grid: Grid, *, in_head: bool) -> tuple[Point, Point]:
+def centre_of(seen: Seen | None, grid: Grid, *, in_head: bool) -> tuple[Point, Point]:
     """Where a scene's positions count from, in voxels of `grid`, and what stretches them."""
-    if not in_head:
+    if seen is None or not in_head:
         x, y, z = ((n - 1) / 2 for n in grid.shape)
         return (x, y, z), (1.0, 1.0, 1.0)
     world = seen.working.affine @ np.array([*seen.head.centre, 1.0])
@@ -131,15 +130,19 @@ def centre_of(seen: Seen, grid: Grid, *, in_head: bool) -> tuple[Point, Point]:
 
 
 def make_scene(
-    config: LessonConfig, image: Volume, seen: Seen, class_map: ClassMap, device: torch.device
+    config: LessonConfig,
+    image: Volume,
+    seen: Seen | None,
+    class_map: ClassMap,
+    device: torch.device,
 ) -> Scene | None:
     """Cut out what a lesson looks at.
 
     None where its box lies outside of the image, or where it learnt on heads and this is none.
     """
-    if config.in_head and not is_head(seen.head):
+    if config.in_head and (seen is None or not is_head(seen.head)):
         return None
-    grid = working_grid(image.grid, config.pixel_mm)
+    grid = slice_grid(image.grid, config.pixel_mm)
     centre, stretch = centre_of(seen, grid, in_head=config.in_head)
     sides = []
     for axis in range(3):
@@ -240,7 +243,7 @@ def drawn_slices(truth: Tensor, known: Tensor, plane: str) -> Drawn:
     truth : (T, x, y, z) bool in a scene's box.
     known : (T, x, y, z) bool, the voxels that a person said something about.
     """
-    truth, known = _by_slice(truth, plane), _by_slice(known, plane)  # (N, T, H, W)
+    truth, known = by_slice(truth, plane), by_slice(known, plane)  # (N, T, H, W)
     is_known = known.float().mean((2, 3)) > 0.9  # (N, T)
     indices = torch.nonzero(is_known.any(1)).flatten()
     is_known = is_known[indices]
@@ -387,8 +390,8 @@ def _slopes(at: Sequence[int], centres: Tensor) -> list[Tensor]:
 # --- slices -------------------------------------------------------------------------------------
 
 
-def _by_slice(values: Tensor, plane: str) -> Tensor:
-    """(…, x, y, z) to (N, …, H, W)."""
+def by_slice(values: Tensor, plane: str) -> Tensor:
+    """Turn (…, x, y, z) into the slices of a plane (N, …, H, W), a view."""
     rows, columns, normal = PLANES[plane]
     lead = values.ndim - 3
     order = (lead + normal, *range(lead), lead + rows, lead + columns)
@@ -406,7 +409,7 @@ def slice_inputs(scene: Scene, plane: str, index: int, neighbours: int) -> Tenso
     First the slice between its neighbours, then its positions along x, y, z, then the context.
     """
     rows, columns, normal = PLANES[plane]
-    image = _by_slice(scene.image, plane)  # (N, H, W)
+    image = by_slice(scene.image, plane)  # (N, H, W)
     wanted = range(index - neighbours, index + neighbours + 1)
     slices = [image[min(max(n, 0), len(image) - 1)] for n in wanted]  # the last one goes on
     nothing = torch.zeros_like(image[0])
@@ -414,54 +417,18 @@ def slice_inputs(scene: Scene, plane: str, index: int, neighbours: int) -> Tenso
     positions[rows] = scene.places[rows][:, None].expand_as(nothing)
     positions[columns] = scene.places[columns][None, :].expand_as(nothing)
     positions[normal] = scene.places[normal][index].expand_as(nothing)
-    context = _by_slice(scene.context, plane)[index].float()  # (K, H, W)
+    context = by_slice(scene.context, plane)[index].float()  # (K, H, W)
     return torch.cat([torch.stack([*slices, *positions]), context])
 
 
 def slice_base(scene: Scene, plane: str, index: int) -> Tensor:
     """The base model's logits (T, H, W) float32 in a slice."""
-    return _by_slice(scene.base, plane)[index].float()
+    return by_slice(scene.base, plane)[index].float()
 
 
 def slice_values(values: Tensor, plane: str, index: int) -> Tensor:
     """A slice (T, H, W) of values (T, x, y, z) in a scene's box."""
-    return _by_slice(values, plane)[index]
-
-
-@torch.inference_mode()
-def look(
-    lesson: Lesson,
-    scene: Scene,
-    drawn: dict[str, Drawn],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    *,
-    only: Sequence[int] | None = None,
-) -> Tensor:
-    """Probability (T, x, y, z) of every term in a scene's box, the mean over the planes.
-
-    Parameters
-    ----------
-    drawn : by plane, what a person corrected in this image; may be empty.
-    only : of a lesson with one plane, the slices that are wanted; 0 in the others. All if None.
-    """
-    config = lesson.config
-    wanted = {plane: _wanted(scene, plane, only) for plane in config.planes}
-    total = sum(len(indices) for indices in wanted.values())
-    done = 0
-    mean = torch.zeros(len(config.terms), *scene.image.shape, device=scene.image.device)
-    for plane, indices in wanted.items():
-        by_slice = _by_slice(mean, plane)  # (N, T, H, W), a view
-        for start in range(0, len(indices), SLICES_AT_ONCE):
-            progress(done, total)
-            batch = indices[start : start + SLICES_AT_ONCE]
-            logits = slice_logits(lesson, scene, plane, batch, drawn.get(plane))
-            by_slice[torch.tensor(batch)] += logits.sigmoid() / len(config.planes)
-            done += len(batch)
-    return mean
-
-
-def _wanted(scene: Scene, plane: str, only: Sequence[int] | None) -> list[int]:
-    return list(range(slice_count(scene, plane)) if only is None else only)
+    return by_slice(values, plane)[index]
 
 
 def slice_logits(

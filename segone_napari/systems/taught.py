@@ -28,6 +28,7 @@ from segone_napari.models.learnt import Lesson
 from segone_napari.runtime import BadCheckpoint, Progress, no_progress
 from segone_napari.systems import lessons as taught
 from segone_napari.systems.base import EMPTY_BOX, Encoded, Result, Told
+from segone_napari.systems.looking import look
 from segone_napari.systems.sliced import (
     LEAST_CERTAINTY,
     EncodedHead,
@@ -260,7 +261,7 @@ class TaughtSystem(SlicedSystem):
             if own is None:
                 return NOTHING
             drawn = _drawn(lesson, own, encoded.grid, told or {})
-            encoded.looked[number] = told, own, taught.look(lesson, own, drawn)
+            encoded.looked[number] = told, own, look(lesson, own, drawn)
         _, scene, probability = encoded.looked[number]
         return taught.on_image(probability[lesson.config.terms.index(term)], scene, encoded.grid)
 
@@ -288,7 +289,7 @@ class TaughtSystem(SlicedSystem):
                 return torch.zeros_like(scene.image)
             drawn = _drawn(lesson, own, encoded.grid, told)
             place = lesson.config.terms.index(term)
-            source = taught.on_image(taught.look(lesson, own, drawn)[place], own, scene.grid)
+            source = taught.on_image(look(lesson, own, drawn)[place], own, scene.grid)
         return taught.pasted(source, scene.box, scene.image.device).float()
 
     def scene(self, encoded: TaughtHead, lesson: Lesson) -> taught.Scene | None:

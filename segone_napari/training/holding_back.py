@@ -15,6 +15,7 @@ from segone_napari.data.synthetic import PLANES
 from segone_napari.models.learnt import Lesson
 from segone_napari.systems import lessons as taught
 from segone_napari.systems.base import Told
+from segone_napari.systems.looking import look
 from segone_napari.systems.segone import SegOne
 from segone_napari.systems.taught import TaughtHead
 from segone_napari.training.cases import Case
@@ -125,7 +126,7 @@ def measure(
         # of one plane, what wasn't held back needs no look
         is_one_plane = len(lesson.config.planes) == 1
         only = sorted({one.place for one in mine}) if is_one_plane else None
-        new = taught.look(lesson, example.scene, shown[number].drawn, only=only) > 0.5
+        new = look(lesson, example.scene, shown[number].drawn, only=only) > 0.5
         for place, term in enumerate(lesson.config.terms):
             where = torch.zeros_like(new[place])
             for one in mine:

@@ -24,6 +24,7 @@ from segone_napari.models.learnt import Lesson
 from segone_napari.models.teacher import Teacher, box_around
 from segone_napari.runtime import BadCheckpoint
 from segone_napari.systems import lessons as taught
+from segone_napari.systems.looking import look
 from segone_napari.training.lessons import Example, Slice
 
 
@@ -119,7 +120,7 @@ class _View:
 
     def __init__(self, lesson: Lesson, example: Example, number: int) -> None:
         self.example, self.number = example, number
-        self.student = taught.look(lesson, example.scene, example.drawn)  # (T, x, y, z)
+        self.student = look(lesson, example.scene, example.drawn)  # (T, x, y, z)
 
     def picture(self, plane: str, place: int) -> NDArray[np.float32]:
         return np.asarray(

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segone_napari.data.resample import through_plane_axis, working_grid
+from segone_napari.data.resample import slice_grid, through_plane_axis
 from segone_napari.data.synthetic import PLANES
 from segone_napari.data.vocabulary import BACKGROUND, Vocabulary
 from segone_napari.models.learnt import GENERAL_FROM, Lesson, LessonConfig
 from segone_napari.runtime import BadInput
 from segone_napari.systems import lessons as taught
+from segone_napari.systems.following import LARGEST_SIDE, PLANE_OF_NORMAL, plane_across
 from segone_napari.systems.segone import SegOne
 from segone_napari.training import proposals
 from segone_napari.training.bookmarks import Bookmarks
@@ -38,15 +39,12 @@ from segone_napari.training.lessons import (
     start_from_base,
 )
 
-LARGEST_SIDE = 160
-"""A lesson's box has at most about so many pixels along an axis; larger ones get coarser pixels."""
 LEAST_MARGIN = 12
 """Pixels around what was corrected in which a lesson looks for its terms, at least."""
 CONTEXT_CLASSES = 6
 MEMBERS_OF_FEW = 3
 """So many networks learn from one or two patients."""
 MOST_STEPS = 6000
-PLANE_OF_NORMAL = {normal: name for name, (_, _, normal) in PLANES.items()}
 STRETCHES = ("drawn", "proposed", "all")
 """What a lesson is learnt from, one after the other."""
 
@@ -271,8 +269,7 @@ def _planes(members: Sequence[Member]) -> tuple[str, ...]:
     """The planes in which slices were corrected; all of them where whole volumes were."""
     planes = set()
     for case, _ in members:
-        order = nib.orientations.io_orientation(case.image.affine)[:, 0].astype(int)
-        planes |= {PLANE_OF_NORMAL[int(order[axis])] for axis in case.axes}
+        planes |= {plane_across(case.image.grid, axis) for axis in case.axes}
         if not case.axes:
             thick = through_plane_axis(case.image.grid)
             planes |= set(PLANES) if thick is None else {PLANE_OF_NORMAL[thick]}
@@ -289,7 +286,7 @@ def _extent_mm(
     lows, highs = [], []
     shows = any(case.told[t].mask.any() for case, _ in members for t in terms if t in case.told)
     for case, seen in members:
-        grid = working_grid(case.image.grid, pixel_mm)
+        grid = slice_grid(case.image.grid, pixel_mm)
         centre, stretch = taught.centre_of(seen, grid, in_head=in_head)
         to_voxel = np.linalg.inv(grid.affine) @ case.image.affine
         told = [case.told[t] for t in terms if t in case.told]

@@ -584,3 +584,15 @@ def test_a_head_without_ventricles_stays_as_it_is(maps_with_ventricles):
         make(one, replace(STILL, ventricle_share=share), count=16).labels for share in (0.0, 1.0)
     ]
     assert torch.equal(*labels)
+
+
+def test_every_slice_of_a_slab_can_be_labelled(maps):
+    config = replace(SYNTHETIC, thick_share=0.0)
+    alone = make(maps, config)
+    every = make(maps, replace(config, labels_of_all=True))
+    assert torch.equal(alone.inputs, every.inputs)
+    assert every.labels.shape == (4, config.slices, config.height, config.width)
+    assert torch.equal(alone.labels, every.labels[:, config.slices // 2])
+    assert not torch.equal(every.labels[:, 0], every.labels[:, -1])
+    with pytest.raises(ValueError, match="thick"):
+        replace(config, thick_share=0.1, labels_of_all=True)

@@ -339,7 +339,8 @@ def test_slice_that_is_right_counts_as_corrected(qtbot, with_balls) -> None:
     changed = stroke(qtbot, viewer, layer)
     assert changed.any()
     press(qtbot, viewer, Qt.Key.Key_I)
-    qtbot.waitUntil(lambda: (layer.data[at + 2] != before[at + 2]).any(), timeout=PATIENCE_MS)
+    filled = "Fill in between corrected slices: left ball"
+    qtbot.waitUntil(lambda: status.text().startswith(filled), timeout=PATIENCE_MS)
     np.testing.assert_array_equal(layer.data[at], before[at])
     button = child(widget, QPushButton, "confirm")
     qtbot.waitUntil(button.isEnabled, timeout=PATIENCE_MS)

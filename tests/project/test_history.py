@@ -199,6 +199,19 @@ def test_corrected_slices_are_those_painted_since_the_last_result() -> None:
     assert [edit.kind for edit in history.edits(row_id)] == ["result", "brush", "result"]
 
 
+def test_last_result_is_the_mask_before_what_a_person_did_since() -> None:
+    first = np.zeros(SHAPE, np.uint8)
+    first[1:3, 2:4, 3] = 1
+    history, row_id = history_with_row(first.copy())
+    _dot(history, row_id, (1, 2, 3))
+    history.confirm(row_id, 2, 4)
+    history.edit(row_id, np.zeros(SHAPE, np.uint8), kind="repair")
+    assert np.array_equal(history.last_result(row_id), first)
+    assert not history.masks[row_id].any()  # nothing was changed
+    history.put([(history.row(row_id), np.ones(SHAPE, np.uint8))])
+    assert history.last_result(row_id).all()
+
+
 def test_a_stroke_counts_for_the_slices_that_it_lies_in_only() -> None:
     history, row_id = history_with_row()
     i, k = (np.ravel(index) for index in np.mgrid[1:5, 1:6])

@@ -98,7 +98,7 @@ def _repair(history: EditHistory, rng: np.random.Generator, row: Row) -> None:
 
 
 def _interpolate(history: EditHistory, rng: np.random.Generator, row: Row) -> None:
-    between = editing.interpolate(history.masks[row.id], [1, 5], 1, (1.0, 1.0, 2.0))
+    between = editing.fill_holes(history.masks[row.id], axis=1)
     history.edit(row.id, between, kind="interpolation")
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from segone_napari.models.learnt import LessonConfig, LessonNetwork
 from segone_napari.systems import lessons as taught
+from segone_napari.systems.base import Told
+from segone_napari.volume import Volume
 
 SHAPE = (40, 48, 21)
+CPU = torch.device("cpu")
 
 
 def _disc(row: float, column: float, radius: float) -> np.ndarray:
@@ -79,3 +83,27 @@ def test_an_untrained_lesson_says_what_was_drawn_and_else_what_the_base_says(is_
         nothing_drawn = network(inputs, base)[0, 0]
     assert _dice(inside.numpy(), _disc(20, 20, 5)) > 0.95
     assert bool((nothing_drawn == (3.0 if is_known else -2.0)).all())
+
+
+@pytest.mark.parametrize("tilt_deg", [0.0, 20.0])
+def test_a_corrected_slice_of_a_tilted_scan_is_a_whole_slice_of_a_scene(tilt_deg):
+    angle = np.radians(tilt_deg)
+    turn = np.array(
+        [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
+    )
+    affine = nib.affines.from_matvec(turn @ np.diag([-0.9, 0.9, 1.2]), [9.0, -4.0, 30.0])
+    image = Volume.from_affine(
+        np.random.default_rng(0).random(SHAPE).astype(np.float32), affine, "tilted"
+    )
+    config = LessonConfig(
+        terms=("new",), is_known=(False,), context=(), planes=("axial",), pixel_mm=0.9,
+        in_head=False, box_mm=((-99.0, 99.0),) * 3,
+    )  # fmt: skip
+    scene = taught.make_scene(config, image, None, lambda *_: pytest.fail("asked"), CPU)
+    known = np.zeros(SHAPE, dtype=bool)
+    known[:, :, [5, 12]] = True
+    told = {"new": Told(known.astype(np.uint8), known)}
+    outlines = taught.drawn_slices(*taught.told_on(scene, image.grid, ("new",), told), "axial")
+    assert bool(outlines.is_known.all())
+    assert 2 <= len(outlines.indices) <= 4
+    assert bool((outlines.outlines > 0).all())

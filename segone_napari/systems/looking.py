@@ -1,0 +1,60 @@
+"""What a lesson answers on an image: its networks, and where the drawn slices lead beside them.
+
+Where slices of a term were drawn in the image itself, the lesson and the network that follows
+outlines (`systems.propagation`) count alike. Alone each goes wrong now and then, but hardly ever
+at the same place: few slices teach a lesson much about their image, but may also mislead it.
+
+Dimension key: x y z RAS axes of a scene, N slices, T terms, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from segone_napari.models.learnt import Lesson
+from segone_napari.systems import propagation
+from segone_napari.systems.lessons import Drawn, Scene, by_slice, slice_count, slice_logits
+
+SLICES_AT_ONCE = 16
+
+
+@torch.inference_mode()
+def look(
+    lesson: Lesson,
+    scene: Scene,
+    drawn: Mapping[str, Drawn],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    only: Sequence[int] | None = None,
+) -> Tensor:
+    """Probability (T, x, y, z) of every term in a scene's box, the mean over the planes.
+
+    Parameters
+    ----------
+    drawn : by plane, what a person corrected in this image; may be empty.
+    only : of a lesson with one plane, the slices that are wanted; 0 in the others. All if None.
+    """
+    config = lesson.config
+    device = next(lesson.network.parameters()).device
+    wanted = {
+        p: list(range(slice_count(scene, p)) if only is None else only) for p in config.planes
+    }
+    total = sum(len(indices) for indices in wanted.values())
+    done = 0
+    mean = torch.zeros(len(config.terms), *scene.image.shape, device=scene.image.device)
+    for plane, indices in wanted.items():
+        slices = by_slice(mean, plane)  # (N, T, H, W), a view
+        followed = propagation.followed(scene, plane, drawn.get(plane))
+        for start in range(0, len(indices), SLICES_AT_ONCE):
+            progress(done, total)
+            batch = indices[start : start + SLICES_AT_ONCE]
+            logits = slice_logits(lesson, scene, plane, batch, drawn.get(plane))
+            for one in followed:
+                other = propagation.propagated(propagation.bundled(device), one, plane, batch)
+                logits[:, one.term] = (logits[:, one.term] + other) / 2
+            slices[torch.tensor(batch)] += logits.sigmoid() / len(config.planes)
+            done += len(batch)
+    return mean

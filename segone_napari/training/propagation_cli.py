@@ -1,0 +1,39 @@
+"""The command ``segone train-propagation``. Imports torch only when run."""
+
+from __future__ import annotations
+
+import argparse
+
+from segone_napari.training.cli import (
+    add_run_arguments,
+    command_line,
+    given,
+    progress_shown,
+    run_options,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``segone train-propagation``."""
+    add_run_arguments(parser, "runs/propagation")
+    parser.add_argument("--objects", type=int, help="objects that are drawn from each stack")
+    parser.add_argument("--asked", type=int, help="slices of each object that are asked about")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as the options say; returns the exit code."""
+    from segone_napari.training.propagation import PropagationConfig, train_propagation
+
+    config = PropagationConfig(**run_options(args), **given(objects=args.objects, asked=args.asked))
+    with progress_shown(config.steps) as show:
+        folder = train_propagation(
+            args.label_maps,
+            args.run_folder,
+            config,
+            command=command_line(),
+            minutes=args.minutes,
+            save_every_s=args.save_every,
+            report=show,
+        )
+    print(f"checkpoint: {folder}")
+    return 0
