@@ -262,6 +262,19 @@ def test_an_image_that_is_closed_still_counts(qtbot, with_strokes, own_settings)
     assert short(widget) == "2 corrected slices"
 
 
+def test_other_words_that_mean_something_else_are_refused_before_a_training(
+    qtbot, with_strokes, training, own_settings
+) -> None:
+    _, widget = with_strokes
+    qtbot.keyClicks(child(widget, QLineEdit, "synonyms_1"), "hippocampus")
+    click(qtbot, widget, QPushButton, "train")
+    wait_for_idle(qtbot, widget)
+    assert "'hippocampus' means the hippocampus and can't mean 'left ball' too" in text(
+        widget, "improve_news"
+    )
+    assert not (own_settings / "corrections").exists()
+
+
 # --- a training ---------------------------------------------------------------------------------
 
 
