@@ -584,3 +584,13 @@ def test_a_head_without_ventricles_stays_as_it_is(maps_with_ventricles):
         make(one, replace(STILL, ventricle_share=share), count=16).labels for share in (0.0, 1.0)
     ]
     assert torch.equal(*labels)
+
+
+@pytest.mark.parametrize(("count", "value"), [(1, 1e6), (9, 32767.0), (1, 1e20)])
+def test_a_few_extreme_voxels_hardly_move_the_bright_end(count, value):
+    draw = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 288, 288, generator=draw) * 300
+    image[:, :, :96] = 0
+    before = bright_end(image)
+    image[0, 1, 180, 180 : 180 + 3 * count : 3] = value
+    torch.testing.assert_close(bright_end(image), before, rtol=0.02, atol=0)
