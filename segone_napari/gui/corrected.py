@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.gui.layers import LayerImage
+from segone_napari.gui.origins import OPENED
 from segone_napari.project import (
     Correction,
     EditHistory,
@@ -119,6 +120,19 @@ def is_edited(history: EditHistory, row_id: int) -> bool:
         if edit.kind == "result":
             return False
         if edit.kind not in ("row", "confirmed"):
+            return True
+    return False
+
+
+def is_to_keep(history: EditHistory, row_id: int) -> bool:
+    """Whether a row's mask is a person's, so that a new result is only offered.
+
+    They changed it, called a slice of it right, or opened it from a file.
+    """
+    for edit in history.newest_edits(row_id):
+        if edit.kind == "result":
+            return edit.words.startswith(f"{OPENED} ")
+        if edit.kind != "row":
             return True
     return False
 

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QToolButton, QWidget
 
 from segone_napari.gui import imagework
 from segone_napari.gui.layers import volume_from_attributes
@@ -345,6 +345,20 @@ def test_slice_that_is_right_counts_as_corrected(qtbot, with_balls) -> None:
     qtbot.waitUntil(button.isEnabled, timeout=PATIENCE_MS)
     click(qtbot, widget, QPushButton, "confirm")
     assert status.text().endswith("is right; 3 slices are to learn from")  # one between
+
+
+def test_slices_called_right_stay_so_when_the_same_is_asked_again(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    work = widget._work
+    press(qtbot, viewer, Qt.Key.Key_Y)
+    before = work.corrected_on_layer(work.rows[0].id, 0)
+    assert before
+    presets = child(widget, QComboBox, "preset")
+    presets.setCurrentIndex((presets.currentIndex() + 1) % presets.count())
+    ask_and_wait(qtbot, widget, "left ball")
+    assert "yours was kept" in child(widget, QLabel, "status").text()
+    assert work.corrected_on_layer(work.rows[0].id, 0) == before
 
 
 @pytest.mark.parametrize("codes", ["LPI", "PSR", "SAL"])
