@@ -45,7 +45,7 @@ def add_correct_arguments(parser: argparse.ArgumentParser) -> None:
         help="the slices that are right, counted from 0, such as 40,52,60 (default: all)",
     )
     parser.add_argument(
-        "--axis", choices=("i", "j", "k"), default="k", help="array axis of --slices (default: k)"
+        "--axis", choices=("i", "j", "k"), help="array axis of --slices (default: k)"
     )
     parser.add_argument(
         "--synonym", action="append", default=[], help="another word for a new term; repeatable"
@@ -67,6 +67,10 @@ def correct(args: argparse.Namespace) -> int:
     from segone_napari.training.cases import canonical, check_synonym, names_in, with_terms
     from segone_napari.training.patients import patient_of
 
+    if args.axis is not None and args.slices is None:
+        raise BadInput("--axis is of --slices; say which slices are right, or leave out --axis")
+    if args.patient and not args.patient.strip():
+        raise BadInput("--patient is blank; say whose image it is, or leave out --patient")
     slices = None if args.slices is None else _slices(args.slices)
     for name in (args.prompt, *args.synonym):
         _check_name(name)
@@ -84,7 +88,7 @@ def correct(args: argparse.Namespace) -> int:
         args.prompt,
         ref,
         (mask.data != 0).astype(np.uint8),
-        axis=None if slices is None else "ijk".index(args.axis),
+        axis=None if slices is None else "ijk".index(args.axis or "k"),
         slices=slices,
         synonyms=args.synonym,
         patient=args.patient or patient_of(project, ref),

@@ -375,6 +375,8 @@ def test_a_name_that_would_be_split_is_refused_with_what_to_do(tmp_path, capsys)
     [
         (["-p", "not the thalamus"], "'not' can't be understood"),
         (["-p", "left"], "no structure is named"),
+        (["-p", "my bump", "--axis", "i"], "--axis is of --slices"),
+        (["-p", "my bump", "--patient", "  "], "--patient is blank"),
         (["-p", "my bump", "--synonym", "hippocampus"], "'hippocampus' means the hippocampus"),
     ],
 )
