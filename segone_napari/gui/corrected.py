@@ -148,13 +148,20 @@ def said_in(history: EditHistory, first_axis: int = 2) -> list[Said]:
     first_axis : the array axis that a stroke is taken to lie across if it could be several.
     """
     said: dict[tuple[str, int | None], Said] = {}
-    for row in sorted(history.rows, key=lambda row: bool(_NUMBERED.search(row.name))):
-        term = _NUMBERED.sub("", row.name)
+    terms = {row.id: _term_of(history, row) for row in history.rows}
+    for row in sorted(history.rows, key=lambda row: terms[row.id] != row.name):
+        term = terms[row.id]
         if any(known == term for known, _ in said):
             continue
         for one in _said_of(history, row, term, first_axis):
             said[term, one.axis] = one
     return list(said.values())
+
+
+def _term_of(history: EditHistory, row: Row) -> str:
+    """What a row is of; only a mask that was opened beside another has a number of ours."""
+    is_numbered = str(row.id) in history.notes.get(OPENED, {}) and row.prompt != row.name
+    return _NUMBERED.sub("", row.name) if is_numbered else row.name
 
 
 def _said_of(history: EditHistory, row: Row, term: str, first_axis: int) -> list[Said]:

@@ -36,6 +36,7 @@ from segone_napari.gui import corrected
 from segone_napari.gui.card import read_card
 from segone_napari.gui.corrected import in_full, in_short, in_words, said_in
 from segone_napari.gui.layers import image_layer_data, read_layer, volume_from_attributes
+from segone_napari.gui.origins import OPENED
 from segone_napari.project import EditHistory, ImageRef, Project, Row
 from segone_napari.project.versions import Versions
 from segone_napari.training import jobs
@@ -625,6 +626,18 @@ def test_slices_that_were_called_right_are_learnt_from_as_they_are() -> None:
     history.set_row(replace(history.row(row), state="accepted"))  # accepted as the model made it
     (one,) = said_in(history)
     assert (one.axis, one.slices) == (2, (3,))
+
+
+def test_only_a_number_that_an_opened_mask_was_given_is_left_out_of_its_term() -> None:
+    history = EditHistory((4, 4, 4))
+    ones = np.ones((4, 4, 4), np.uint8)
+    names = ("metastasis (1)", "metastasis (2)", "cyst (2)")
+    ids = [_row(history, ones.copy(), name=name, checkpoint="") for name in names]
+    history.note(OPENED, {str(ids[2]): {}})
+    for row, name in zip(ids, names, strict=True):
+        prompt = "cyst" if name == "cyst (2)" else name
+        history.set_row(Row(prompt, name, state="accepted", id=row))
+    assert {one.term for one in said_in(history)} == {"metastasis (1)", "metastasis (2)", "cyst"}
 
 
 def test_what_was_spread_or_came_anew_is_no_correction() -> None:
