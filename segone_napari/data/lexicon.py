@@ -35,6 +35,11 @@ LEAST_LIKENESS = 0.75
 """How much a name must look like a prompt to be suggested, 0 to 1."""
 LONGEST = 120
 """Letters of a prompt that are looked at for typing errors."""
+OPPOSITES = (
+    ("hyper", "hypo"), ("inter", "intra"), ("extra", "intra"), ("ex", "in"), ("af", "ef"),
+    ("macro", "micro"), ("infer", "super"), ("infra", "supra"), ("post", "pre"), ("ab", "ad"),
+)  # fmt: skip
+"""Beginnings of words that mean opposites, however alike they are."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,10 @@ class Lexicon:
         has_context = any(word in self._known_words for word in words)
         mended = [self._mended_word(word, has_context) for word in words]
         return None if None in mended else tuple(word for word in mended if word)
+
+    def is_spelt_right(self, word: str) -> bool:
+        """Whether a word is known, and so no typing error of another."""
+        return word in self._known_words
 
     def misspelt(self, words: Words) -> tuple[str, int] | None:
         """Return the one entry whose name has nearly the same letters, and by how many edits.
@@ -361,6 +370,30 @@ class Lexicon:
         least = min(near.values(), default=0)
         best = sorted(known for known, edits in near.items() if edits == least)
         return best[0] if len({self._same.get(known, known) for known in best}) == 1 else None
+
+
+def is_mistyped(words: Words, known: Words) -> bool:
+    """Whether words differ from those of a name by slips only, word by word.
+
+    Never so are two digits ("metastasis 1", "metastasis 2") and opposites ("internal", "external").
+    """
+    if words == known or "".join(words) == "".join(known):
+        return words != known
+    if len(words) != len(known):
+        return False
+    differing = [pair for pair in zip(words, known, strict=True) if pair[0] != pair[1]]
+    return all(_is_slip(word, meant, has_context=len(words) > 1) for word, meant in differing)
+
+
+def _is_slip(word: str, meant: str, *, has_context: bool) -> bool:
+    if len(meant) < 4 or any(letter.isdigit() for letter in word + meant):
+        return False
+    for one, other in OPPOSITES:
+        if (word.startswith(one) and meant.startswith(other)) or (
+            word.startswith(other) and meant.startswith(one)
+        ):
+            return False
+    return _is_typo(word, meant, OSA.distance(word, meant), has_context)
 
 
 def _is_typo(word: str, known: str, edits: int, has_context: bool) -> bool:

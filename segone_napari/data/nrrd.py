@@ -120,7 +120,11 @@ def _axes(file: Path, header: Mapping[str, Any]) -> _Axes:
 def _spatial(header: Mapping[str, Any], kinds: list[str], dimension: int) -> list[int]:
     directions = header.get("space directions")
     if directions is not None:
-        known = [row is not None and np.isfinite(row).all() for row in directions]
+        # A row of four says time too, as ITK and spaces "...-time" have it.
+        known = [
+            row is not None and np.isfinite(row).all() and (len(row) < 4 or np.any(row[:3]))
+            for row in directions
+        ]
         return [axis for axis, is_known in enumerate(known) if is_known]
     in_space = [axis for axis, kind in enumerate(kinds) if kind in ("domain", "space")]
     return in_space if len(in_space) == 3 else list(range(min(3, dimension)))
@@ -134,8 +138,8 @@ def _grid(
     factors = _space(header)
     if "space directions" in header:
         rows = [np.asarray(header["space directions"][axis], dtype=float) for axis in axes.image]
-        affine[:3, :3] = np.stack(rows, axis=1)
-        affine[:3, 3] = np.asarray(header.get("space origin", np.zeros(3)), dtype=float)
+        affine[:3, :3] = np.stack(rows, axis=1)[:3]
+        affine[:3, 3] = np.asarray(header.get("space origin", np.zeros(3)), dtype=float)[:3]
     else:
         spacings = np.asarray(header.get("spacings", np.ones(len(header["sizes"]))), dtype=float)
         affine[:3, :3] = np.diag([spacings[axis] for axis in axes.image])

@@ -71,6 +71,9 @@ FILLERS = _words(
     "full proper visible 3d 2d"
 )
 
+TELLING = _words("t1 t2 t1w t2w flair red green blue yellow orange pink purple")
+"""Fillers that tell names apart which a person gave: "red nucleus", "T2 black hole"."""
+
 ALIASES = {
     "gray": "grey", "3rd": "third", "iii": "third", "3": "third", "4th": "fourth", "iv": "fourth",
     "4": "fourth", "1st": "first", "2nd": "second", "tertius": "tertius",
@@ -175,11 +178,15 @@ def split_prompts(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"[;\n\r]+", text) if part.strip()]
 
 
-def parse(text: str, is_name: Callable[[str], bool] = lambda _: False) -> Request:
+def parse(
+    text: str,
+    is_name: Callable[[str], bool] = lambda _: False,
+    kept: frozenset[str] = frozenset(),
+) -> Request:
     """Take one prompt apart into words, side and negation.
 
     With `is_name`, which says whether a word alone names something, a side may be glued to it:
-    "LHipp", "leftthalamus".
+    "LHipp", "leftthalamus". Fillers that are `kept` count as words.
     """
     tokens = tokenize(text, is_name)
     negated = next((t for t in tokens if t in NEGATIONS), None)
@@ -187,7 +194,7 @@ def parse(text: str, is_name: Callable[[str], bool] = lambda _: False) -> Reques
     tokens = [t for t in tokens if t not in LEFT | RIGHT | BOTH]
     if side is not None:
         tokens = _trim_joiner([t for t in tokens if t not in SIDE_COMPANIONS])
-    return Request(key(tokens), side, negated)
+    return Request(key(tokens, kept), side, negated)
 
 
 def tokenize(text: str, is_name: Callable[[str], bool] = lambda _: False) -> list[str]:
@@ -207,9 +214,9 @@ def tokenize(text: str, is_name: Callable[[str], bool] = lambda _: False) -> lis
     return [t for t in re.findall(r"'s\b|[^\W_]+", text) if t != "'s"]
 
 
-def key(tokens: list[str]) -> tuple[str, ...]:
-    """Words to look up: fillers left out, singular, one spelling."""
-    return tuple(singular(t) for t in tokens if t not in FILLERS)
+def key(tokens: list[str], kept: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """Words to look up: fillers left out but those `kept`, singular, one spelling."""
+    return tuple(singular(t) for t in tokens if t in kept or t not in FILLERS)
 
 
 def singular(word: str) -> str:

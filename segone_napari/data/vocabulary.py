@@ -7,7 +7,6 @@ for: a class, a pair of them, or a group ("basal ganglia"). All of it is read fr
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from segone_napari.data import prompts
-from segone_napari.data.lexicon import Description, Found, How, Lexicon, Name, readings
+from segone_napari.data.lexicon import Description, Found, How, Lexicon, Name, is_mistyped, readings
 from segone_napari.data.prompts import Side, split_prompts
 from segone_napari.runtime import BadCheckpoint
 
@@ -182,7 +181,10 @@ class Vocabulary:
 
         A *learnt* term is one that corrections taught: no class of the base model.
         """
-        return Vocabulary({**self._document, "learnt": [dict(entry) for entry in entries]})
+        other = Vocabulary({**self._document, "learnt": [dict(entry) for entry in entries]})
+        # These depend on the base alone, and take a second to fill.
+        other._lexicon, other._single_names = self._lexicon, self._single_names
+        return other
 
     def with_term(self, name: str, synonyms: Sequence[str] = ()) -> Vocabulary:
         """Return a vocabulary that knows one learnt term more, or more synonyms of it.
@@ -331,6 +333,11 @@ class Vocabulary:
         match = self._match_known(text)
         return match if match.term else self._nearly_learnt(text) or match
 
+    def named(self, text: str) -> Term | None:
+        """Return the term that a text is a name of, neither mistyped nor described."""
+        match = self.match(text)
+        return match.term if match.how in ("exact", "synonym") else None
+
     def _match_learnt(self, text: str) -> Match | None:
         """Answer what corrections taught; it comes first, since a person wanted it so."""
         key = _key(text)
@@ -338,22 +345,38 @@ class Vocabulary:
             if key in (_key(name) for name in entry.names):
                 how: How = "exact" if key == _key(entry.name) else "synonym"
                 return Match(self.term(entry.name), how)
-        return None
+        plain = _key(text, kept=frozenset())  # "the cyst on T2" is the cyst
+        entry_of = {_key(name): entry for entry in self.learnt for name in entry.names}
+        return Match(self.term(entry_of[plain].name), "description") if plain in entry_of else None
 
     def _nearly_learnt(self, text: str) -> Match | None:
-        """Answer a mistyped learnt term; suggest one that was learnt without the side named."""
+        """Answer a mistyped learnt term, if it can be only one; suggest one that was learnt without
+        the side that is named.
+        """
         side, words = _key(text)
-        if near := self._learnt_like(side, words):
-            return Match(self.term(near), "typo")
-        near = self._learnt_like(None, words) if side else None
-        reason = f"the {near} was taught as a whole, without sides"
-        return Match(None, None, (near,), reason) if near else None
+        near = self._learnt_like(side, words)
+        if len(near) == 1:
+            return Match(self.term(near.pop()), "typo")
+        whole = self._learnt_like(None, words) if side else set()
+        if len(whole) != 1:
+            return None
+        (name,) = whole
+        return Match(None, None, (name,), f"the {name} was taught as a whole, without sides")
 
-    def _learnt_like(self, side: Side | None, words: Sequence[str]) -> str | None:
-        """The learnt term of a side that has nearly these words in its name."""
-        names = {" ".join(k[1]): e for e in self.learnt for k in map(_key, e.names) if k[0] == side}
-        near = difflib.get_close_matches(" ".join(words), names, n=1, cutoff=0.88)
-        return names[near[0]].name if near else None
+    def _learnt_like(self, side: Side | None, words: Sequence[str]) -> set[str]:
+        """The learnt terms of a side with these words in a name, mistyped or not."""
+        spelt_right = {word for e in self.learnt for n in e.names for word in _key(n)[1]}
+        return {
+            entry.name
+            for entry in self.learnt
+            for its_side, known in map(_key, entry.names)
+            if its_side == side
+            and (tuple(words) == tuple(known) or is_mistyped(words, known))
+            and not any(
+                word in spelt_right or self._lexicon.is_spelt_right(word)
+                for word in set(words) - set(known)
+            )
+        }
 
     def _match_known(self, text: str) -> Match:
         request = prompts.parse(text, self._is_name)
@@ -577,9 +600,9 @@ _LEARNT_COLOURS: tuple[Colour, ...] = (
 )  # fmt: skip
 
 
-def _key(name: str) -> tuple[Side | None, tuple[str, ...]]:
+def _key(name: str, kept: frozenset[str] = prompts.TELLING) -> tuple[Side | None, tuple[str, ...]]:
     """Return what the names of learnt terms are compared by: the side, and the words in order."""
-    request = prompts.parse(name)
+    request = prompts.parse(name, kept=kept)
     words = request.words if request.negated is None else (request.negated, *request.words)
     return request.side, words
 

@@ -84,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Do what ``segone export`` says."""
     row = registry.format_for(args.output, args.format)
+    _check_options(args, row)
     _check_folder(args, row)
     # A DICOM segmentation takes its place from the series' headers alone.
     wants_image = args.image is not None and not row.needs_series
@@ -113,6 +114,30 @@ def run(args: argparse.Namespace) -> None:
         print(f"segone: warning: {remark}", file=sys.stderr)
     for path in written:
         print(f"wrote {path}")
+
+
+def _check_options(args: argparse.Namespace, row: registry.Format) -> None:
+    """Refuse options that would have no effect."""
+    is_json = args.table is not None and args.table.suffix.lower() == ".json"
+    has_own_names = args.masks.is_dir() or not args.masks.name.lower().endswith(formats.READABLE)
+    if args.table is not None and not is_json and has_own_names and args.masks.exists():
+        raise BadInput(
+            f"--table names what is in a label map, and {args.masks} isn't one: its names are its "
+            "own; leave out --table"
+        )
+    if args.image is None and (args.series is not None or args.volume is not None):
+        option = "--volume" if args.series is None else "--series"
+        raise BadInput(f"{option} says which part of --image; add --image, or leave out {option}")
+    if args.deidentify and not row.needs_series:
+        raise BadInput(
+            f"--deidentify is for a DICOM segmentation, and {args.output} will be {row.name}; "
+            "leave it out"
+        )
+    if args.subject and row.name != "bids":
+        raise BadInput(
+            f"--subject is for BIDS, and {args.output} will be {row.name}; leave it out, or add "
+            "--format bids"
+        )
 
 
 def _check_folder(args: argparse.Namespace, row: registry.Format) -> None:

@@ -31,7 +31,7 @@ from segone_napari.exports.content import (
     known_colour,
 )
 from segone_napari.exports.dicom_series import IDENTITY, grid_of, placement, read_series
-from segone_napari.exports.terminology import Code, coding_of
+from segone_napari.exports.terminology import Code, as_label, coding_of
 from segone_napari.runtime import BadInput, silenced
 from segone_napari.volume import Affine, Grid, Volume
 
@@ -193,7 +193,7 @@ def _description(content: Content, segment: Segment, number: int) -> hd.seg.Segm
     )
     description = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=" ".join(segment.name.split())[:64],
+        segment_label=as_label(segment.name),
         segmented_property_category=_concept(coding.category),
         segmented_property_type=_concept(coding.type),
         algorithm_type=kind,

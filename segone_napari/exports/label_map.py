@@ -96,7 +96,7 @@ def read_label_map(path: Path, *, table: Path | None = None) -> list[Segment]:
     named = {index for index, _, _ in rows}
     for index in np.unique(labels[labels > 0]).tolist():
         if index not in named:
-            name = stem_of(path) if labels.max() == 1 else f"label {index}"
+            name = stem_of(path) if is_mask(labels) else f"label {index}"
             rows.append((index, name, known_colour(name, index - 1)))
     if not rows:
         name = stem_of(path)

@@ -6,10 +6,11 @@ colours and codes are in the header's own fields (vtkMRMLSegmentationStorageNode
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nrrd
 import numpy as np
@@ -46,14 +47,21 @@ def write(content: Content, path: Path) -> None:
     voxels = np.zeros((count, *content.grid.shape), dtype=dtype)
     for label, (layer, segment) in enumerate(zip(layers, content.segments, strict=True), start=1):
         voxels[layer][segment.inside] = label
-    header = _geometry(content, layered=count > 1)
+    fields = {
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_MasterRepresentation": "Binary labelmap",
+        "Segmentation_SourceRepresentation": "Binary labelmap",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
     for number, (layer, segment) in enumerate(zip(layers, content.segments, strict=True)):
-        header.update(_fields(number, layer, segment))
-    header["Segmentation_ContainedRepresentationNames"] = "Binary labelmap|"
-    header["Segmentation_MasterRepresentation"] = "Binary labelmap"
-    header["Segmentation_SourceRepresentation"] = "Binary labelmap"
-    header["Segmentation_ReferenceImageExtentOffset"] = "0 0 0"
-    nrrd.write(str(path), voxels if count > 1 else voxels[0], header, compression_level=6)
+        fields.update(_fields(number, layer, segment))
+    stream = io.BytesIO()
+    geometry = _geometry(content, layered=count > 1)
+    nrrd.write(stream, voxels if count > 1 else voxels[0], geometry, compression_level=6)
+    # pynrrd writes ASCII alone, so Slicer's fields, which are UTF-8, are put in behind its own.
+    header, _, data = stream.getvalue().partition(b"\n\n")
+    lines = "".join(f"\n{key}:={value}" for key, value in fields.items())
+    path.write_bytes(header + lines.encode("utf-8") + b"\n\n" + data)
 
 
 def layers_of(masks: Sequence[NDArray[np.bool_]]) -> list[int]:
@@ -147,7 +155,9 @@ def read(path: Path) -> list[Segment]:
         If the file can't be read, doesn't say where its voxels lie, or holds no segments.
     """
     try:
-        voxels, header = nrrd.read(str(path))
+        with path.open("rb") as stream:
+            header = _header(stream)
+            voxels = nrrd.read_data(header, stream, str(path))
     except FileNotFoundError as error:
         raise BadInput(f"no such file: {path}; check the path") from error
     except DAMAGED as error:
@@ -165,6 +175,14 @@ def read(path: Path) -> list[Segment]:
             f"the header of {path} is damaged: the layer, label or colour of a segment is none; "
             "save it again in 3D Slicer"
         ) from error
+
+
+def _header(stream: BinaryIO) -> Mapping[str, Any]:
+    """Read the header, whose text is UTF-8; the stream is left where the voxels begin."""
+    header: Mapping[str, Any] = nrrd.read_header(
+        line.decode("utf-8", errors="replace") for line in stream
+    )
+    return header
 
 
 def _affine(path: Path, header: Mapping[str, Any]) -> tuple[Affine, int | None]:

@@ -60,7 +60,7 @@ def coding_of(name: str) -> Coding:
     table = _table()
     term = known_term(name)
     if term is None or term.name not in table["terms"]:
-        private = Code(PRIVATE_SCHEME, file_name(name)[:64], " ".join(name.split())[:64])
+        private = Code(PRIVATE_SCHEME, file_name(name)[:64], as_label(name))
         return Coding(table["categories"]["structure"], private)
     entry = table["terms"][term.name]
     return Coding(
@@ -69,6 +69,11 @@ def coding_of(name: str) -> Coding:
         side=table["sides"][term.side] if term.side else None,
         region=_code(entry["region"]) if "region" in entry else None,
     )
+
+
+def as_label(name: str) -> str:
+    """Write a name as DICOM's LO: 64 letters, and no backslash, which separates values."""
+    return " ".join(name.replace("\\", "/").split())[:64]
 
 
 @cache

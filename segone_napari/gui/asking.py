@@ -18,7 +18,7 @@ from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
 from segone_napari.gui import layers
-from segone_napari.gui.corrected import is_edited
+from segone_napari.gui.corrected import is_to_keep
 from segone_napari.gui.doubt import Doubt, doubt_of
 from segone_napari.gui.form import Progress
 from segone_napari.gui.imagework import Entry, ImageWork
@@ -363,7 +363,7 @@ class _Sorting:
             return entry
         elif row.state == "accepted":
             self.accepted.append(row.name)
-        elif row.state == "draft" and is_edited(history, row.id):
+        elif row.state == "draft" and is_to_keep(history, row.id):
             if result.found:
                 self.kept[row.id] = entry
         elif row != structure or not np.array_equal(history.masks[row.id], shown.stored):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.gui.layers import LayerImage
+from segone_napari.gui.origins import OPENED
 from segone_napari.project import (
     Correction,
     EditHistory,
@@ -24,7 +25,13 @@ from segone_napari.project import (
     merge_corrections,
 )
 from segone_napari.runtime import BadInput
-from segone_napari.training.cases import canonical, image_in_file
+from segone_napari.training.cases import (
+    canonical,
+    check_synonym,
+    image_in_file,
+    names_in,
+    with_terms,
+)
 from segone_napari.training.patients import patient_of
 
 _NUMBERED = re.compile(r" \(\d+\)$")  # a second mask of the same structure, opened from a file
@@ -117,6 +124,19 @@ def is_edited(history: EditHistory, row_id: int) -> bool:
     return False
 
 
+def is_to_keep(history: EditHistory, row_id: int) -> bool:
+    """Whether a row's mask is a person's, so that a new result is only offered.
+
+    They changed it, called a slice of it right, or opened it from a file.
+    """
+    for edit in history.newest_edits(row_id):
+        if edit.kind == "result":
+            return edit.words.startswith(f"{OPENED} ")
+        if edit.kind != "row":
+            return True
+    return False
+
+
 def said_in(history: EditHistory, first_axis: int = 2) -> list[Said]:
     """What the rows of an image say is right.
 
@@ -128,13 +148,20 @@ def said_in(history: EditHistory, first_axis: int = 2) -> list[Said]:
     first_axis : the array axis that a stroke is taken to lie across if it could be several.
     """
     said: dict[tuple[str, int | None], Said] = {}
-    for row in sorted(history.rows, key=lambda row: bool(_NUMBERED.search(row.name))):
-        term = _NUMBERED.sub("", row.name)
+    terms = {row.id: _term_of(history, row) for row in history.rows}
+    for row in sorted(history.rows, key=lambda row: terms[row.id] != row.name):
+        term = terms[row.id]
         if any(known == term for known, _ in said):
             continue
         for one in _said_of(history, row, term, first_axis):
             said[term, one.axis] = one
     return list(said.values())
+
+
+def _term_of(history: EditHistory, row: Row) -> str:
+    """What a row is of; only a mask that was opened beside another has a number of ours."""
+    is_numbered = str(row.id) in history.notes.get(OPENED, {}) and row.prompt != row.name
+    return _NUMBERED.sub("", row.name) if is_numbered else row.name
 
 
 def _said_of(history: EditHistory, row: Row, term: str, first_axis: int) -> list[Said]:
@@ -222,6 +249,18 @@ def keep_synonyms(folder: Path, synonyms: Mapping[str, Sequence[str]]) -> None:
             )
 
 
+def check_synonyms(
+    folder: Path, sources: Iterable[Source], synonyms: Mapping[str, Sequence[str]]
+) -> None:
+    """Raise `BadInput` if another word for a term names something else, here or in the project."""
+    found = Project(folder).corrections().usable
+    said = [one for source in sources for one in said_in(source.history)]
+    known = with_terms(Vocabulary.packaged(), [*names_in(found), *((one.term, ()) for one in said)])
+    for term, words in synonyms.items():
+        for word in words:
+            check_synonym(word, canonical(term, known), known)
+
+
 def _is_known(
     said: Said, corrections: Sequence[Correction], synonyms: Mapping[str, Sequence[str]]
 ) -> bool:
@@ -264,25 +303,25 @@ class Counter:
         BadInput
             If the folder can't be used.
         """
-        vocabulary = Vocabulary.packaged()
         terms: dict[str, OfTerm] = {}
         synonyms: dict[str, tuple[str, ...]] = {}
         found = Project(folder).corrections()
+        known = with_terms(Vocabulary.packaged(), names_in(found.usable))
         for one in found.usable:
-            of_term = terms.setdefault(canonical(one.term, vocabulary), OfTerm())
+            term = canonical(one.term, known)
             image = one.image.checksum
+            of_term = terms.setdefault(term, OfTerm())
             _add(of_term, image, one.axis, one.slices, is_empty=self._is_absent(one))
-            known = synonyms.get(one.term, ())
-            synonyms[one.term] = tuple(dict.fromkeys((*known, *one.synonyms)))
+            synonyms[term] = tuple(dict.fromkeys((*synonyms.get(term, ()), *one.synonyms)))
         for source in sources:
             for said in said_in(source.history, source.values.layout.axes[0]):
-                of_term = terms.setdefault(canonical(said.term, vocabulary), OfTerm())
+                known = with_terms(known, [(said.term, ())])
+                of_term = terms.setdefault(canonical(said.term, known), OfTerm())
                 image = source.reference.checksum
                 is_empty = said.slices is None and not said.mask.any()
                 _add(of_term, image, said.axis, said.slices, is_empty=is_empty)
-        new = {
-            term: synonyms.get(term, ()) for term in terms if vocabulary.match(term).term is None
-        }
+        base = Vocabulary.packaged()
+        new = {term: synonyms.get(term, ()) for term in terms if base.named(term) is None}
         return Lore(terms, new, found.problems)
 
     def _is_absent(self, one: Correction) -> bool:

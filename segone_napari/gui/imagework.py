@@ -403,6 +403,9 @@ class ImageWork(QObject):  # type: ignore[misc, unused-ignore]
         if self.is_busy:
             self._queued.append(partial(self._change_in_thread, row_id, work, then, told=told))
             return
+        if row_id not in {row.id for row in self.rows}:
+            self.told.emit(f"{told or 'Nothing done'}: the structure was taken back before")
+            return
         layer, before_ml = self.layer_of(row_id), self.volume_ml(row_id)
         mode = layer.mode if layer is not None else None
         self._set_busy(row_id, True)

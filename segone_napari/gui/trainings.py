@@ -82,10 +82,11 @@ def start(
     Raises
     ------
     BadInput
-        If the project's folder can't be used.
+        If the project's folder can't be used, or another word for a term names something else.
     NotSaved
         If the disk refuses.
     """
+    corrected.check_synonyms(folder, sources, synonyms)
     kept = tuple(one for one in sources if corrected.keep(folder, one, synonyms))
     corrected.keep_synonyms(folder, synonyms)
     running = TrainingJob.running(folder)

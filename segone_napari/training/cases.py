@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -50,6 +50,7 @@ def read_cases(
     """
     found = project.corrections()
     remarks = list(found.problems)
+    vocabulary = with_terms(vocabulary, names_in(found.usable))
     cases = []
     for corrections in _by_image(found.usable):
         try:
@@ -65,8 +66,18 @@ def read_cases(
 
 def canonical(term: str, vocabulary: Vocabulary) -> str:
     """The name that corrections of a term are collected under."""
-    match = vocabulary.match(term)
-    return match.term.canonical if match.term and match.how != "description" else term
+    known = vocabulary.named(term)
+    return term if known is None else known.canonical
+
+
+def check_synonym(synonym: str, term: str, vocabulary: Vocabulary) -> None:
+    """Raise `BadInput` if another word for a canonical term is a name of something else."""
+    match = vocabulary.match(synonym)
+    if match.term and match.how != "description" and match.term.canonical != term:
+        raise BadInput(
+            f"{synonym!r} means the {match.term.canonical} and can't mean {term!r} too; leave it "
+            "out, or choose another word"
+        )
 
 
 def told_about(project: Project, image: Volume, vocabulary: Vocabulary) -> Mapping[str, Told]:
@@ -112,14 +123,23 @@ def terms_of(cases: Sequence[Case]) -> set[str]:
     return {term for case in cases for term in case.told}
 
 
-def with_terms(vocabulary: Vocabulary, cases: Sequence[Case]) -> Vocabulary:
-    """Let a vocabulary know the terms that are new, and their synonyms."""
-    for case in cases:
-        for term, synonyms in case.synonyms.items():
-            if vocabulary.match(term).term is None or any(
-                entry.name == term for entry in vocabulary.learnt
-            ):
-                vocabulary = vocabulary.with_term(term, synonyms)
+def names_in(corrections: Iterable[Correction]) -> list[tuple[str, tuple[str, ...]]]:
+    """The terms of corrections, each with the synonyms that it was given."""
+    return [(one.term, one.synonyms) for one in corrections]
+
+
+def with_terms(vocabulary: Vocabulary, named: Iterable[tuple[str, Sequence[str]]]) -> Vocabulary:
+    """Let a vocabulary know the terms that are new, and their synonyms.
+
+    Parameters
+    ----------
+    named : terms with their synonyms, the oldest first: a word stays with what it named first.
+    """
+    for name, synonyms in named:
+        term = canonical(name, vocabulary)
+        is_learnt = any(entry.name == term for entry in vocabulary.learnt)
+        if is_learnt or vocabulary.named(term) is None:
+            vocabulary = vocabulary.with_term(term, synonyms)
     return vocabulary
 
 

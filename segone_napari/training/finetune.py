@@ -121,7 +121,9 @@ def _finetune(
     cases, remarks = read_cases(project, before.vocabulary, _learnt_at(folder))
     if not cases:
         raise BadInput(" ".join([nothing_to_learn(project), *remarks]))
-    vocabulary = with_terms(before.vocabulary, cases)
+    # the terms first, so that no synonym of one takes the name of another
+    vocabulary = with_terms(before.vocabulary, [(t, ()) for case in cases for t in case.told])
+    vocabulary = with_terms(vocabulary, [pair for case in cases for pair in case.synonyms.items()])
     encoded = []
     for number, case in enumerate(cases):
         report("looking at the images", 0.15 * number / len(cases))

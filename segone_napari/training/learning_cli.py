@@ -45,7 +45,7 @@ def add_correct_arguments(parser: argparse.ArgumentParser) -> None:
         help="the slices that are right, counted from 0, such as 40,52,60 (default: all)",
     )
     parser.add_argument(
-        "--axis", choices=("i", "j", "k"), default="k", help="array axis of --slices (default: k)"
+        "--axis", choices=("i", "j", "k"), help="array axis of --slices (default: k)"
     )
     parser.add_argument(
         "--synonym", action="append", default=[], help="another word for a new term; repeatable"
@@ -64,25 +64,31 @@ def correct(args: argparse.Namespace) -> int:
     """Keep a correction in a project."""
     from segone_napari.data import formats
     from segone_napari.project import ImageRef, Project
-    from segone_napari.training.cases import canonical
+    from segone_napari.training.cases import canonical, check_synonym, names_in, with_terms
     from segone_napari.training.patients import patient_of
 
+    if args.axis is not None and args.slices is None:
+        raise BadInput("--axis is of --slices; say which slices are right, or leave out --axis")
+    if args.patient and not args.patient.strip():
+        raise BadInput("--patient is blank; say whose image it is, or leave out --patient")
     slices = None if args.slices is None else _slices(args.slices)
     for name in (args.prompt, *args.synonym):
         _check_name(name)
-    term = canonical(args.prompt, Vocabulary.packaged())
+    project = Project(args.project)
+    known = with_terms(Vocabulary.packaged(), names_in(project.corrections().usable))
+    _check_spelling(args.prompt, known)
+    term = canonical(args.prompt, known)
     for synonym in args.synonym:
-        _check_synonym(synonym, term)
+        check_synonym(synonym, term, known)
     image = formats.read(args.image, volume=args.volume, series=args.series)
     mask = formats.read(args.mask, may_be_empty=True)
     check_grid(image, mask, args.mask)
-    project = Project(args.project)
     ref = ImageRef.of(image, args.image, volume_index=args.volume, series=args.series)
     kept = project.add_correction(
         args.prompt,
         ref,
         (mask.data != 0).astype(np.uint8),
-        axis=None if slices is None else "ijk".index(args.axis),
+        axis=None if slices is None else "ijk".index(args.axis or "k"),
         slices=slices,
         synonyms=args.synonym,
         patient=args.patient or patient_of(project, ref),
@@ -115,12 +121,13 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_synonym(synonym: str, term: str) -> None:
-    """Refuse another word for a term that is a name of something else."""
-    match = Vocabulary.packaged().match(synonym)
-    if match.term is not None and match.how != "description" and match.term.canonical != term:
+def _check_spelling(name: str, vocabulary: Vocabulary) -> None:
+    """Refuse a new name that is taken for a typing error of a known one."""
+    match = vocabulary.match(name)
+    if match.term is not None and match.how == "typo":
         raise BadInput(
-            f"{synonym!r} means the {match.term.canonical}; leave it out, or choose another word"
+            f"{name!r} is taken for a typing error of {match.term.canonical!r}; write that if it "
+            "is meant, else choose a name that is less like it"
         )
 
 

@@ -261,8 +261,8 @@ def _with_proposals(examples: Sequence[Example], proposed: Sequence[Example]) ->
 
 def _is_known(term: str, vocabulary: Vocabulary) -> bool:
     """Whether the base model itself answers a term."""
-    match = vocabulary.match(term).term
-    return match is not None and set(match.classes) <= set(vocabulary.class_names)
+    named = vocabulary.named(term)
+    return named is not None and set(named.classes) <= set(vocabulary.class_names)
 
 
 def _planes(members: Sequence[Member]) -> tuple[str, ...]:

@@ -190,3 +190,25 @@ def test_unusable_file_is_explained_in_one_line(tmp_path: Path, kind: str) -> No
         formats.read(path)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("space", ["space dimension: 4", "space: left-posterior-superior-time"])
+def test_volumes_in_time_with_a_direction_of_time_are_read(tmp_path: Path, space: str) -> None:
+    rows = "(2,0,0,0) (0,3,0,0) (0,0,4,0) (0,0,0,1.5)"
+    fields = f"{space}\nspace directions: {rows}\nspace origin: (10,20,30,0)"
+    data = np.stack([DATA, 2 * DATA], axis=3)
+    path = write(tmp_path / "time.nrrd", fields, data)
+    with pytest.raises(ManyVolumes):
+        formats.read(path)
+    volume = formats.read(path, volume=1)
+    np.testing.assert_array_equal(volume.data, 2 * DATA)
+    np.testing.assert_allclose(volume.grid.spacing, (2, 3, 4))
+
+
+def test_volumes_in_time_of_itk_are_read(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(DATA.T)
+    image.SetSpacing((1.0, 2.0, 3.0))
+    sitk.WriteImage(sitk.JoinSeries([image, 2 * image]), tmp_path / "time.nrrd")
+    volume = formats.read(tmp_path / "time.nrrd", volume=1)
+    np.testing.assert_array_equal(volume.data, 2 * DATA)
+    np.testing.assert_allclose(volume.grid.spacing, (1, 2, 3))

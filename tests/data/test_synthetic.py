@@ -596,3 +596,13 @@ def test_every_slice_of_a_slab_can_be_labelled(maps):
     assert not torch.equal(every.labels[:, 0], every.labels[:, -1])
     with pytest.raises(ValueError, match="thick"):
         replace(config, thick_share=0.1, labels_of_all=True)
+
+
+@pytest.mark.parametrize(("count", "value"), [(1, 1e6), (9, 32767.0), (1, 1e20)])
+def test_a_few_extreme_voxels_hardly_move_the_bright_end(count, value):
+    draw = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 288, 288, generator=draw) * 300
+    image[:, :, :96] = 0
+    before = bright_end(image)
+    image[0, 1, 180, 180 : 180 + 3 * count : 3] = value
+    torch.testing.assert_close(bright_end(image), before, rtol=0.02, atol=0)

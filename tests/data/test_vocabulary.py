@@ -579,3 +579,41 @@ def test_the_text_benchmark_keeps_its_bars():
         assert sum(right[half, True]) >= 0.9 * len(right[half, True])
         assert sum(right[half, False]) >= 0.95 * len(right[half, False])
     assert benchmark.share_of_names_refused(VOCABULARY) == 0
+
+
+@pytest.mark.parametrize(
+    ("learnt", "asked"),
+    [
+        ("superior longitudinal fasciculus", "inferior longitudinal fasciculus"),
+        ("superior cerebellar peduncle", "inferior cerebellar peduncle"),
+        ("anterior cingulate gyrus", "posterior cingulate gyrus"),
+        ("internal carotid artery", "external carotid artery"),
+        ("hypointense rim", "hyperintense rim"),
+        ("enhancing tumour", "nonenhancing tumour"),
+        ("macroadenoma", "microadenoma"),
+        ("metastasis 1", "metastasis 2"),
+        ("nodule b", "nodule c"),
+        ("red nucleus", "blue nucleus"),
+        ("T1 black hole", "T2 black hole"),
+    ],
+)
+def test_learnt_term_does_not_answer_for_its_opposite(learnt, asked):
+    vocabulary = VOCABULARY.with_term(learnt)
+    assert vocabulary.match(learnt).how == "exact"
+    assert vocabulary.match(asked).term is None
+    both = vocabulary.with_term(asked)
+    assert [both.match(name).term.name for name in (learnt, asked)] == [learnt, asked]
+
+
+@pytest.mark.parametrize(
+    ("asked", "how"),
+    [
+        ("superior longitudnal fasciculus", "typo"),
+        ("superiorlongitudinal fasciculus", "typo"),
+        ("the superior longitudinal fasciculus in red", "description"),
+        ("Superior longitudinal fasciculi", "typo"),
+    ],
+)
+def test_mistyped_learnt_term_is_understood(asked, how):
+    match = VOCABULARY.with_term("superior longitudinal fasciculus").match(asked)
+    assert match.how == how

@@ -295,3 +295,11 @@ def test_what_can_not_be_tied_to_a_series_is_said(tmp_path: Path, sent: Content)
     with pytest.raises(BadInput, match="no probabilities"):
         registry.write(replace(sent, segments=bare), out, name="dicom-seg-probability")
     assert not out.exists()
+
+
+def test_a_backslash_in_a_name_makes_no_second_value(tmp_path: Path, sent: Content) -> None:
+    named = replace(sent, segments=(replace(sent.segments[0], name=r"cyst\old"),))
+    registry.write(named, tmp_path / "seg.dcm")
+    (written,) = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
+    assert written.SegmentLabel == "cyst/old"
+    assert written.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "cyst/old"

@@ -62,7 +62,9 @@ def test_nothing_that_is_written_or_said_names_the_patient(
         if row.name == "dicom-seg-probability":
             continue  # there are none on disk
         target = out / (row.name if row.is_folder else f"only_{row.name}{row.endings[0]}")
-        options = ["--format", row.name, "--subject", "01", "--only", "amygdala", "--deidentify"]
+        options = ["--format", row.name, "--only", "amygdala"]
+        options += ["--subject", "01"] if row.name == "bids" else []
+        options += ["--deidentify"] if row.needs_series else []
         told = ["--image", str(series), "--table", str(out / "table.json")]
         assert main(["export", labels, *told, *options, "-o", str(target)]) == 0
     assert found_in(out, SECRETS) == []

@@ -413,3 +413,23 @@ def test_every_exporter_says_that_its_target_is_read_only(
     with pytest.raises(BadInput, match="Read-only file system; choose another folder"):
         registry.write(replace(sent, segments=(one,)), target(out, row), name=row.name)
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--table", "missing.tsv"], "--table names what is in a label map"),
+        (["--series", "3"], "--series says which part of --image"),
+        (["--volume", "2"], "--volume says which part of --image"),
+        (["--deidentify"], "--deidentify is for a DICOM segmentation"),
+        (["--subject", "07"], "--subject is for BIDS"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    sent: Content, tmp_path: Path, options: list[str], words: str, capsys: pytest.CaptureFixture
+) -> None:
+    registry.write(sent, tmp_path / "masks", name="masks")
+    call = ["export", str(tmp_path / "masks"), "-o", str(tmp_path / "b.csv")]
+    assert main([*call, *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "b.csv").exists()

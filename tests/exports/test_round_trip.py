@@ -261,3 +261,26 @@ def without_overlap(sent: Content) -> Content:
         "brainstem", (119, 159, 176), np.s_[9:13, 10:15, 1:4], np.asarray(sent.grid.affine)
     )
     return replace(sent, segments=(*sent.segments[:2], other, sent.segments[3]))
+
+
+def test_names_of_any_letters_come_back_from_slicer_s_format(tmp_path: Path) -> None:
+    names = ("Ödem", "высокий сигнал", "囊肿 ß")
+    sent = content()
+    segments = [replace(one, name=n) for one, n in zip(sent.segments, names, strict=False)]
+    registry.write(replace(sent, segments=tuple(segments)), tmp_path / "out.seg.nrrd")
+    came = read_segments(tmp_path / "out.seg.nrrd")
+    assert [one.name for one in came] == [one.name for one in segments]
+    for before, after in zip(segments, came, strict=True):
+        np.testing.assert_array_equal(after.mask.data, before.mask.data)
+    image = sitk.ReadImage(tmp_path / "out.seg.nrrd")
+    assert image.GetMetaData("Segment0_Name") == "Ödem"
+
+
+@pytest.mark.parametrize("inside", [1, 255])
+def test_a_mask_is_called_as_its_file_whatever_its_value(tmp_path: Path, inside: int) -> None:
+    data = np.zeros((5, 6, 7), np.uint8)
+    data[2:4, 2:4, 2:4] = inside
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "left_hippocampus.nii.gz")
+    (came,) = read_segments(tmp_path / "left_hippocampus.nii.gz")
+    assert came.name == "left_hippocampus"
+    assert came.mask.data.sum() == 8

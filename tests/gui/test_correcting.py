@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QToolButton, QWidget
 
 from segone_napari.gui import imagework
 from segone_napari.gui.layers import volume_from_attributes
@@ -346,6 +346,35 @@ def test_slice_that_is_right_counts_as_corrected(qtbot, with_balls) -> None:
     qtbot.waitUntil(button.isEnabled, timeout=PATIENCE_MS)
     click(qtbot, widget, QPushButton, "confirm")
     assert status.text().endswith("is right; 3 slices are to learn from")  # one between
+
+
+def test_a_repair_behind_an_undo_of_its_row_does_nothing_and_the_rest_goes_on(
+    qtbot, open_widget
+) -> None:
+    _, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    with qtbot.captureExceptions() as errors:
+        widget._correcting.repair("holes")
+        widget._correcting.undo()
+        widget._correcting.repair("smooth")
+        widget._correcting.redo()
+        qtbot.waitUntil(lambda: not widget._work.is_busy, timeout=PATIENCE_MS)
+    assert errors == []
+    assert [row.name for row in widget._work.rows] == ["left ball"]
+
+
+def test_slices_called_right_stay_so_when_the_same_is_asked_again(qtbot, open_widget) -> None:
+    viewer, widget = open_widget(head())
+    ask_and_wait(qtbot, widget, "left ball")
+    work = widget._work
+    press(qtbot, viewer, Qt.Key.Key_Y)
+    before = work.corrected_on_layer(work.rows[0].id, 0)
+    assert before
+    presets = child(widget, QComboBox, "preset")
+    presets.setCurrentIndex((presets.currentIndex() + 1) % presets.count())
+    ask_and_wait(qtbot, widget, "left ball")
+    assert "yours was kept" in child(widget, QLabel, "status").text()
+    assert work.corrected_on_layer(work.rows[0].id, 0) == before
 
 
 @pytest.mark.parametrize("codes", ["LPI", "PSR", "SAL"])

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from napari.layers import Image, Labels
+from qtpy.QtWidgets import QLabel
 
 from segone_napari.data import formats
 from segone_napari.exports import registry
@@ -24,7 +25,7 @@ from tests import scanner
 from tests.exports.cases import save_series
 
 from .conftest import head
-from .hands import row_texts
+from .hands import ask_and_wait, child, row_texts
 
 AFFINE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.1, 0.2, -0.15) @ np.diag([-0.9, 1.1, 1.4]), (12, -20, -15)
@@ -230,3 +231,28 @@ def test_napari_asks_our_reader_for_the_names_that_scanners_give(tmp_path: Path)
     assert asked(tmp_path)
     others = ("a.tif", "b.png", "table.csv", "notes.txt", "README", "cells.zarr", "a.npy")
     assert [name for name in others if asked(tmp_path / name)] == []
+
+
+@pytest.mark.parametrize("prompt", ["left ball", "nothing"])
+def test_opened_mask_is_kept_when_its_prompt_is_asked(
+    open_widget: Any, qtbot: Any, tmp_path: Path, prompt: str
+) -> None:
+    image = head()
+    mask = np.zeros(image.grid.shape, np.uint8)
+    mask[5:9, 5:9, 5:9] = 1
+    segments = (Segment(prompt, (1, 2, 3), image.with_data(mask)),)
+    registry.write(Content(segments, image=image), tmp_path / "m.nii.gz", record=False)
+    viewer, widget = open_widget(image)
+    qtbot.waitUntil(lambda: widget._work is not None, timeout=WAIT_MS)
+    work = widget._work
+    viewer.open(tmp_path / "m.nii.gz", plugin="segone-napari")
+    incoming.take_in(viewer, work)
+    qtbot.waitUntil(lambda: len(work.rows) == 1, timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: work.layer_of(work.rows[0].id) is not None, timeout=WAIT_MS)
+    ask_and_wait(qtbot, widget, prompt)
+    (row,) = [row for row in work.rows if row.name == prompt]
+    np.testing.assert_array_equal(work.history.masks[row.id], mask)
+    assert work.layer_of(row.id) in viewer.layers
+    if prompt == "left ball":
+        assert "Replace it" in row_texts(widget)[0]
+        assert "yours was kept" in child(widget, QLabel, "status").text()

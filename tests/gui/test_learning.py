@@ -36,6 +36,7 @@ from segone_napari.gui import corrected
 from segone_napari.gui.card import read_card
 from segone_napari.gui.corrected import in_full, in_short, in_words, said_in
 from segone_napari.gui.layers import image_layer_data, read_layer, volume_from_attributes
+from segone_napari.gui.origins import OPENED
 from segone_napari.project import EditHistory, ImageRef, Project, Row
 from segone_napari.project.versions import Versions
 from segone_napari.training import jobs
@@ -266,6 +267,19 @@ def test_an_image_that_is_closed_still_counts(qtbot, with_strokes, own_settings)
     )
     qtbot.wait(800)
     assert short(widget) == "2 corrected slices"
+
+
+def test_other_words_that_mean_something_else_are_refused_before_a_training(
+    qtbot, with_strokes, training, own_settings
+) -> None:
+    _, widget = with_strokes
+    qtbot.keyClicks(child(widget, QLineEdit, "synonyms_1"), "hippocampus")
+    click(qtbot, widget, QPushButton, "train")
+    wait_for_idle(qtbot, widget)
+    assert "'hippocampus' means the hippocampus and can't mean 'left ball' too" in text(
+        widget, "improve_news"
+    )
+    assert not (own_settings / "corrections").exists()
 
 
 # --- a training ---------------------------------------------------------------------------------
@@ -618,6 +632,18 @@ def test_slices_that_were_called_right_are_learnt_from_as_they_are() -> None:
     history.set_row(replace(history.row(row), state="accepted"))  # accepted as the model made it
     (one,) = said_in(history)
     assert (one.axis, one.slices) == (2, (3,))
+
+
+def test_only_a_number_that_an_opened_mask_was_given_is_left_out_of_its_term() -> None:
+    history = EditHistory((4, 4, 4))
+    ones = np.ones((4, 4, 4), np.uint8)
+    names = ("metastasis (1)", "metastasis (2)", "cyst (2)")
+    ids = [_row(history, ones.copy(), name=name, checkpoint="") for name in names]
+    history.note(OPENED, {str(ids[2]): {}})
+    for row, name in zip(ids, names, strict=True):
+        prompt = "cyst" if name == "cyst (2)" else name
+        history.set_row(Row(prompt, name, state="accepted", id=row))
+    assert {one.term for one in said_in(history)} == {"metastasis (1)", "metastasis (2)", "cyst"}
 
 
 def test_what_was_spread_or_came_anew_is_no_correction() -> None:

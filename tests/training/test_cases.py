@@ -7,7 +7,7 @@ import pytest
 
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.project import ImageRef, Project
-from segone_napari.training.cases import read_cases
+from segone_napari.training.cases import names_in, read_cases, with_terms
 from segone_napari.volume import Volume
 
 SIDES = ("left hippocampus", "right hippocampus")
@@ -44,3 +44,47 @@ def test_what_was_corrected_after_a_version_learnt_is_told_apart(tmp_path):
         (case,), _ = read_cases(project, Vocabulary.packaged(), learnt_at)
         assert np.flatnonzero(case.told[SIDES[0]].known.any((0, 1))).tolist() == [2, 5]
         assert np.flatnonzero(case.new[SIDES[0]].known.any((0, 1))).tolist() == slices
+
+
+@pytest.fixture
+def corrected(tmp_path):
+    """Adds corrections of one image, each of a slice of its own, to a project."""
+    image = Volume.from_affine(np.arange(1000.0).reshape(10, 10, 10), np.eye(4))
+    project, ref = Project(tmp_path), ImageRef.of(image)
+    project.keep_image(image, ref)
+
+    def correct(*terms: tuple[str, tuple[str, ...]]) -> Project:
+        for slice_, (term, synonyms) in enumerate(terms):
+            mask = np.ones(image.grid.shape)
+            project.add_correction(term, ref, mask, axis=2, slices=[slice_], synonyms=synonyms)
+        return project
+
+    return correct
+
+
+@pytest.mark.parametrize(
+    ("terms", "learnt"),
+    [
+        ((("Cyst", ()), ("cysts", ())), ["Cyst"]),
+        ((("sac", ("abscess",)), ("abscess", ())), ["sac"]),
+        ((("abscess", ()), ("sac", ("abscess",))), ["abscess", "sac"]),
+        ((("T1 black hole", ()), ("T2 black hole", ())), ["T1 black hole", "T2 black hole"]),
+        ((("optic rim", ()), ("opticc rim", ())), ["optic rim", "opticc rim"]),
+    ],
+)
+def test_what_is_taken_for_one_term_is_learnt_as_one_and_each_is_reached(corrected, terms, learnt):
+    project = corrected(*terms)
+    ((case,), _) = read_cases(project, Vocabulary.packaged())
+    assert list(case.told) == learnt
+    vocabulary = with_terms(Vocabulary.packaged(), names_in(project.corrections().usable))
+    assert [entry.name for entry in vocabulary.learnt] == learnt
+    assert {vocabulary.match(term).term.name for term, _ in terms} == set(learnt)
+
+
+def test_a_correction_of_the_opposite_does_not_change_what_was_learnt(corrected):
+    superior, inferior = (f"{which} longitudinal fasciculus" for which in ("superior", "inferior"))
+    ((case,), _) = read_cases(
+        corrected((superior, ()), (inferior, ())), Vocabulary.packaged().with_term(superior)
+    )
+    for slice_, term in enumerate((superior, inferior)):
+        assert np.flatnonzero(case.told[term].known.any((0, 1))).tolist() == [slice_]

@@ -343,6 +343,25 @@ def test_the_command_line_refuses_what_could_not_be_asked_for(name, tmp_path, ca
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-p", "sac", "--synonym", "abscess"], "'abscess' means the abscess and can't mean 'sac'"),
+        (["-p", "abcsess"], "taken for a typing error of 'abscess'; write that"),
+        (["-p", "hipocampus"], "taken for a typing error of 'hippocampus'; write that"),
+    ],
+)
+def test_a_name_that_is_taken_already_is_refused(options, words, tmp_path, capsys):
+    path, mask = phantoms.save(tmp_path, 0)
+    file = tmp_path / "mask.nii.gz"
+    formats.write(phantoms.phantom(0)[0].with_data(mask), file)
+    call = ["correct", str(tmp_path / "p"), str(path), "--mask", str(file)]
+    assert cli.main([*call, "-p", "abscess"]) == 0
+    assert cli.main([*call, *options]) == 2
+    assert words in capsys.readouterr().err
+    assert len(Project(tmp_path / "p").corrections().usable) == 1
+
+
 def test_a_name_that_would_be_split_is_refused_with_what_to_do(tmp_path, capsys):
     path, _ = phantoms.save(tmp_path, 0)
     call = ["correct", str(tmp_path / "p"), str(path), "--mask", str(path), "-p"]
@@ -356,6 +375,8 @@ def test_a_name_that_would_be_split_is_refused_with_what_to_do(tmp_path, capsys)
     [
         (["-p", "not the thalamus"], "'not' can't be understood"),
         (["-p", "left"], "no structure is named"),
+        (["-p", "my bump", "--axis", "i"], "--axis is of --slices"),
+        (["-p", "my bump", "--patient", "  "], "--patient is blank"),
         (["-p", "my bump", "--synonym", "hippocampus"], "'hippocampus' means the hippocampus"),
     ],
 )
