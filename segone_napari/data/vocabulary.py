@@ -363,7 +363,7 @@ class Vocabulary:
         (name,) = whole
         return Match(None, None, (name,), f"the {name} was taught as a whole, without sides")
 
-    def _learnt_like(self, side: Side | None, words: Sequence[str]) -> set[str]:
+    def _learnt_like(self, side: Side | None, words: tuple[str, ...]) -> set[str]:
         """The learnt terms of a side with these words in a name, mistyped or not."""
         spelt_right = {word for e in self.learnt for n in e.names for word in _key(n)[1]}
         return {
@@ -371,7 +371,7 @@ class Vocabulary:
             for entry in self.learnt
             for its_side, known in map(_key, entry.names)
             if its_side == side
-            and (tuple(words) == tuple(known) or is_mistyped(words, known))
+            and (words == known or is_mistyped(words, known))
             and not any(
                 word in spelt_right or self._lexicon.is_spelt_right(word)
                 for word in set(words) - set(known)
