@@ -43,7 +43,10 @@ CLICK_TOOLS: Mapping[str, tuple[str, str]] = {
 }
 WITHOUT_A_MOUSE = "Without a mouse: Shift and the arrow keys move a cross, X clicks there"
 SPREAD = "Carry this slice's outline to those within 5 mm, as far as SAM2 and the image agree"
-INTERPOLATE = "Fill in the slices between those that you corrected"
+INTERPOLATE = (
+    "Outline the slices between those that you corrected, by what the image shows, what you drew "
+    "and what the model had answered"
+)
 CONFIRM = "This slice is right as it is, also where it is empty: it counts as corrected"
 
 

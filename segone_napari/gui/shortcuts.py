@@ -39,7 +39,7 @@ OURS = (
     Shortcut("click_subtract", "S", "S", "SAM2: click on what doesn't"),
     Shortcut("box", "R", "R", "SAM2: drag a box around the structure"),
     Shortcut("spread", "G", "G", "SAM2: spread it to the next slices"),
-    Shortcut("interpolate", "I", "I", "Fill in the slices between corrected ones"),
+    Shortcut("interpolate", "I", "I", "Outline the slices between corrected ones"),
     Shortcut("confirm", "Y", "Y", "This slice is right: count it as corrected"),
     Shortcut("largest", "K", "K", "Keep the largest part"),
     Shortcut("holes", "H", "H", "Fill holes"),

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from segone_napari.data.synthetic import bright_end
+from segone_napari.data.synthetic import SPIKE, bright_end
 from segone_napari.models.sam2 import (
     FIRST_CORNER,
     LAST_CORNER,
@@ -281,9 +281,12 @@ class Teacher:
 def normalised(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Shift and scale brightness (H, W): dark is 0 and the bright end `WHITE`."""
     positive = torch.from_numpy(pixels - min(0.0, float(pixels.min())))
-    highest = float(positive.max())
-    if highest == 0:
+    if not bool(positive.any()):
         return np.zeros_like(pixels)
+    # one damaged pixel must not make the others dark
+    highest = float(SPIKE * positive[positive > 0].quantile(0.999))
+    positive = positive.clamp_max(highest)
+    highest = float(positive.max())
     white = bright_end(positive[None, None] / highest)[0, 0]
     return np.asarray((positive / highest * (WHITE / white)).numpy())
 

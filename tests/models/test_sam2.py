@@ -366,3 +366,16 @@ def test_sam2_s_own_transform_agrees_with_ours():
 
     transforms = SAM2Transforms(64, 0.0)
     assert (tuple(transforms.mean), tuple(transforms.std)) == (MEAN, STD)
+
+
+@pytest.mark.parametrize("value", [1e6, 1e20])
+def test_one_damaged_pixel_does_not_darken_the_others(value):
+    from segone_napari.models.teacher import normalised
+
+    pixels = np.random.default_rng(0).uniform(10, 300, (96, 96)).astype(np.float32)
+    spoilt = pixels.copy()
+    spoilt[40, 41] = value
+    there = np.ones(pixels.shape, dtype=bool)
+    there[40, 41] = False
+    np.testing.assert_allclose(normalised(spoilt)[there], normalised(pixels)[there], rtol=0.03)
+    assert not normalised(np.zeros((8, 8), np.float32)).any()
