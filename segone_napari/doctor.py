@@ -179,13 +179,17 @@ def _checkpoints() -> Iterator[Finding]:
 
 def _loaded(folder: Path) -> tuple[str, str]:
     """Load a checkpoint; say what it is, and when it was made."""
-    from segone_napari.models.checkpoint import load_checkpoint, read_manifest
+    from segone_napari.models.checkpoint import load_checkpoint, load_lessons, read_manifest
     from segone_napari.models.sam2 import TEACHER, load_sam2
+    from segone_napari.systems.propagation import PROPAGATION
 
     manifest = read_manifest(folder)
     if manifest.system == TEACHER:
         load_sam2(folder)
         return "a SAM2 for clicks and boxes", manifest.created
+    if manifest.system == PROPAGATION:
+        load_lessons(folder)
+        return "what follows drawn slices through a volume", manifest.created
     _, vocabulary, _ = load_checkpoint(folder)
     return (
         f"system {manifest.system}, {len(vocabulary.class_names) - 1} structures",
