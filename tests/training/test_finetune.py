@@ -387,11 +387,11 @@ def test_a_name_that_means_nothing_or_something_else_is_refused(options, words, 
     assert words in capsys.readouterr().err
 
 
-def test_what_a_name_was_understood_as_is_said(tmp_path, capsys):
+def test_a_name_like_a_mistyped_one_is_refused_with_the_right_one(tmp_path, capsys):
     path, _ = phantoms.save(tmp_path, 0)
     call = ["correct", str(tmp_path / "p"), str(path), "--mask", str(path)]
-    assert cli.main([*call, "-p", "hipocampus"]) == 0
-    assert "voxels of 'hippocampus' ('hipocampus')" in capsys.readouterr().out
+    assert cli.main([*call, "-p", "hipocampus"]) == 2
+    assert "hippocampus" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--steps", "0"], ["--steps", "-5"], ["--seed", "-1"]])

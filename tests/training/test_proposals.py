@@ -10,7 +10,6 @@ import torch
 
 from segone_napari.models.teacher import Proposal
 from segone_napari.runtime import BadCheckpoint
-from segone_napari.systems import lessons as taught
 from segone_napari.training import proposals
 from segone_napari.training.lessons import Example, Slice
 from segone_napari.training.proposals import TrustConfig, load_teacher, propose
@@ -45,7 +44,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Example:
     made = phantoms.example(0, (CORRECTED,))
     student = torch.from_numpy(phantoms.phantom(0)[1][None]).float()
     student[:, :9] = 0
-    monkeypatch.setattr(taught, "look", lambda *_: student)
+    monkeypatch.setattr(proposals, "look", lambda *_: student)
     return made
 
 
