@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import nibabel as nib
@@ -84,16 +83,13 @@ def follow(
     result: NDArray[np.uint8] = (np.asarray(mask) != 0).astype(np.uint8)
     is_drawn = np.zeros(result.shape, dtype=bool)
     np.moveaxis(is_drawn, axis, 0)[given] = True
-    drawn, answered = result * is_drawn, np.asarray(answer) != 0
+    drawn = result * is_drawn
     shown = np.zeros(result.shape, dtype=bool)
     if drawn.any():
-        box, inside = _followed(image, drawn, answered, is_drawn, axis)
+        box, inside = _followed(image, drawn, np.asarray(answer) != 0, is_drawn, axis)
         shown[box] = inside
-    right, before, planes = (np.moveaxis(m, axis, 0) for m in (result, answered, shown))
-    for first, last in pairwise(given):
-        sides = right[[first, last]] != 0, before[[first, last]]
-        added, removed = (sides[0] & ~sides[1]).all(0), (sides[1] & ~sides[0]).all(0)
-        right[first + 1 : last] = planes[first + 1 : last] & ~removed | added
+    between = np.setdiff1d(np.arange(given[0], given[-1]), given)
+    np.moveaxis(result, axis, 0)[between] = np.moveaxis(shown, axis, 0)[between]
     return result
 
 
@@ -122,7 +118,8 @@ def _followed(
         first, last = int(outlines.indices[0]), int(outlines.indices[-1])
         for start in range(first, last + 1, SLICES_AT_ONCE):
             batch = list(range(start, min(start + SLICES_AT_ONCE, last + 1)))
-            by_slice[batch] = propagation.propagated(lesson, one, plane, batch).sigmoid()
+            logits = propagation.propagated(lesson, one, plane, batch)
+            by_slice[batch] = propagation.kept_between(logits, one, plane, batch).sigmoid()
     box, values = taught.on_image(probability, scene, image.grid)
     return box, values > 0.5
 

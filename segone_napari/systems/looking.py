@@ -2,7 +2,8 @@
 
 Where slices of a term were drawn in the image itself, the lesson and the network that follows
 outlines (`systems.propagation`) count alike. Alone each goes wrong now and then, but hardly ever
-at the same place: few slices teach a lesson much about their image, but may also mislead it.
+at the same place: few slices teach a lesson much about their image, but may also mislead it. What
+was changed alike on both sides of a gap is changed within it.
 
 Dimension key: x y z RAS axes of a scene, N slices, T terms, H W pixels.
 """
@@ -54,7 +55,8 @@ def look(
             logits = slice_logits(lesson, scene, plane, batch, drawn.get(plane))
             for one in followed:
                 other = propagation.propagated(propagation.bundled(device), one, plane, batch)
-                logits[:, one.term] = (logits[:, one.term] + other) / 2
+                both = (logits[:, one.term] + other) / 2
+                logits[:, one.term] = propagation.kept_between(both, one, plane, batch)
             slices[torch.tensor(batch)] += logits.sigmoid() / len(config.planes)
             done += len(batch)
     return mean

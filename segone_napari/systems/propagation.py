@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,9 @@ CONFIG = LessonConfig(
 )
 """What the network is shown; its plane, pixels and box say what it was trained on."""
 
+BASE = CONFIG.context.index("base")
+KEPT_LOGIT = 1.5
+"""How sure it is of what was changed on both sides of a gap, at the least."""
 RING = 5
 """Brightness is compared with that of so many pixels around an outline."""
 LEVELS = np.linspace(-0.5, 2.0, 101)
@@ -84,6 +88,28 @@ def followed(scene: Scene, plane: str, drawn: Drawn | None) -> list[Followed]:
 def propagated(lesson: Lesson, one: Followed, plane: str, indices: Sequence[int]) -> Tensor:
     """Logits (N, H, W) of a term in some slices of its scene."""
     return taught.slice_logits(lesson, one.scene, plane, indices, one.drawn)[:, 0]
+
+
+def kept_between(logits: Tensor, one: Followed, plane: str, indices: Sequence[int]) -> Tensor:
+    """Let what a person added to the base's answer, or removed from it, at the same place on both
+    sides of a gap be so within it, too.
+
+    Parameters
+    ----------
+    logits : (N, H, W) of a term in some slices of its scene.
+    """
+    said = taught.by_slice(one.scene.context[BASE], plane) > 0  # (N, H, W)
+    if not bool(said.any()):  # nothing was known that could have been changed
+        return logits
+    drawn, said = one.drawn.outlines[:, 0] > 0, said[one.drawn.indices]
+    kept = logits.clone()
+    for gap, (first, last) in enumerate(pairwise(one.drawn.indices.tolist())):
+        within = [place for place, index in enumerate(indices) if first < index < last]
+        added, removed = (change[gap : gap + 2].all(0) for change in (drawn & ~said, said & ~drawn))
+        for place in within:
+            kept[place][added] = kept[place][added].clamp_min(KEPT_LOGIT)
+            kept[place][removed] = kept[place][removed].clamp_max(-KEPT_LOGIT)
+    return kept
 
 
 def _of_term(scene: Scene, plane: str, drawn: Drawn, term: int) -> Followed | None:
