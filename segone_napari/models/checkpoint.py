@@ -13,7 +13,8 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,28 +138,28 @@ def save_checkpoint(
     lessons: Sequence[Lesson] = (),
 ) -> None:
     """Write a model to `folder`, in place of what was there, with weights as float16."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        _write_component(temporary, "network", _config_of(model), _network_weights(model))
+    with new_checkpoint(folder, manifest) as new:
+        _write_component(new, "network", _config_of(model), _network_weights(model))
         if isinstance(model, SegOneModel):
-            model.tower.save(temporary / "text", half=True)
+            model.tower.save(new / "text", half=True)
         for number, lesson in enumerate(lessons, start=1):
-            _write_lesson(temporary, number, lesson)
-        vocabulary.save(temporary / "vocabulary.json")
-        write_manifest(manifest, temporary)
-        temporary.chmod(0o755)
-        replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _write_lesson(new, number, lesson)
+        vocabulary.save(new / "vocabulary.json")
 
 
 def save_lesson(lesson: Lesson, manifest: Manifest, folder: Path) -> None:
     """Write a lesson alone to `folder`, in place of what was there, with weights as float16."""
+    with new_checkpoint(folder, manifest) as new:
+        _write_lesson(new, 1, lesson)
+
+
+@contextmanager
+def new_checkpoint(folder: Path, manifest: Manifest) -> Iterator[Path]:
+    """Give an empty folder for a checkpoint; once that is whole, it takes the place of `folder`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _write_lesson(temporary, 1, lesson)
+        yield temporary
         write_manifest(manifest, temporary)
         temporary.chmod(0o755)
         replace_folder(temporary, folder)

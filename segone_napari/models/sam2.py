@@ -15,8 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,10 +27,9 @@ from torch import Tensor, nn
 
 from segone_napari.models.checkpoint import (
     Manifest,
+    new_checkpoint,
     read_manifest,
-    replace_folder,
     resolve_checkpoint,
-    write_manifest,
 )
 from segone_napari.models.torchvision_ops import mend_torchvision
 from segone_napari.models.weights import disk_errors
@@ -252,21 +249,14 @@ def mask_logits(probability: Tensor) -> Tensor:
 
 def save_sam2(model: nn.Module, config: Sam2Config, manifest: Manifest, folder: Path) -> None:
     """Write a SAM2 to `folder`, in place of what was there, with weights as float16."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with new_checkpoint(folder, manifest) as new:
         weights = {
             key: value.detach().to("cpu", torch.float16).contiguous()
             for key, value in model.state_dict().items()
         }
         with disk_errors():
-            save_file(weights, temporary / "model.safetensors")
-        (temporary / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
-        write_manifest(manifest, temporary)
-        temporary.chmod(0o755)
-        replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            save_file(weights, new / "model.safetensors")
+        (new / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
 
 
 def load_sam2(source: str | Path | None = None) -> tuple[Any, Sam2Config]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segone_napari.training.base import TrainConfig
-    from segone_napari.training.runs import Report
+    from segone_napari.training.runs import Report, RunConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,17 +109,28 @@ def run(args: argparse.Namespace) -> int:
 
     start = None if args.start is None else resolve_checkpoint(args.start, args.system)
     config = _config(args, start)
+    return follow_training(args, config, train, start=start, lesions=args.lesions)
+
+
+def follow_training(
+    args: argparse.Namespace, config: RunConfig, train: Callable[..., Path], **options: object
+) -> int:
+    """Train and show how it goes, with what `add_run_arguments` asked for; returns the exit code.
+
+    Parameters
+    ----------
+    train, options : the training, and what it takes beyond what all take.
+    """
     with progress_shown(config.steps) as show:
         folder = train(
             args.label_maps,
             args.run_folder,
             config,
-            start=start,
-            lesions=args.lesions,
             command=command_line(),
             minutes=args.minutes,
             save_every_s=args.save_every,
             report=show,
+            **options,
         )
     print(f"checkpoint: {folder}")
     return 0

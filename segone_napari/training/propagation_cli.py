@@ -6,9 +6,8 @@ import argparse
 
 from segone_napari.training.cli import (
     add_run_arguments,
-    command_line,
+    follow_training,
     given,
-    progress_shown,
     run_options,
 )
 
@@ -25,15 +24,4 @@ def run(args: argparse.Namespace) -> int:
     from segone_napari.training.propagation import PropagationConfig, train_propagation
 
     config = PropagationConfig(**run_options(args), **given(objects=args.objects, asked=args.asked))
-    with progress_shown(config.steps) as show:
-        folder = train_propagation(
-            args.label_maps,
-            args.run_folder,
-            config,
-            command=command_line(),
-            minutes=args.minutes,
-            save_every_s=args.save_every,
-            report=show,
-        )
-    print(f"checkpoint: {folder}")
-    return 0
+    return follow_training(args, config, train_propagation)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from segone_napari.training.cli import (
     add_run_arguments,
-    command_line,
+    follow_training,
     given,
-    progress_shown,
     run_options,
 )
 
@@ -44,19 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     start = None if args.start is None else resolve_checkpoint(args.start, TEACHER)
     config = _config(args, start)
-    with progress_shown(config.steps) as show:
-        folder = train_teacher(
-            args.label_maps,
-            args.run_folder,
-            config,
-            start=start,
-            command=command_line(),
-            minutes=args.minutes,
-            save_every_s=args.save_every,
-            report=show,
-        )
-    print(f"checkpoint: {folder}")
-    return 0
+    return follow_training(args, config, train_teacher, start=start)
 
 
 def _config(args: argparse.Namespace, start: Path | None) -> TeacherConfig:
