@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from segone_napari.models.teacher import Proposal
 from segone_napari.runtime import Progress, no_progress
 from segone_napari.systems.base import Result
 from segone_napari.volume import Volume
+
+from .once import repeated_work_done_once
 
 SHAPE = (34, 40, 30)
 BALLS = {"left": ((-11.0, 4.0, 3.0), 5.0), "right": ((11.0, 4.0, 3.0), 7.0)}
@@ -159,6 +161,12 @@ class BrightTeacher:
             wanted = wanted | {part} if label else wanted - {part}
         probability = np.isin(parts, list(wanted - {0})).astype(np.float32)
         return Proposal(probability, 0.9 if probability.any() else 0.1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _done_once() -> Iterator[None]:
+    with repeated_work_done_once():
+        yield
 
 
 @pytest.fixture(autouse=True)
