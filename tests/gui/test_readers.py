@@ -7,6 +7,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from npe2 import PluginManager, PluginManifest
 
 from segone_napari.data.samples import SAMPLES
@@ -29,6 +30,13 @@ def head_file(request: pytest.FixtureRequest, tmp_path) -> Any:
     return path
 
 
+@pytest.fixture
+def viewer() -> ViewerModel:
+    """A viewer without a window, as a script may have it."""
+    PluginManager.instance().discover()
+    return ViewerModel()
+
+
 def test_manifest_is_valid_and_is_the_one_that_is_installed() -> None:
     manifest = PluginManifest.from_distribution("segone-napari")
     assert manifest.name == "segone-napari"
@@ -42,11 +50,10 @@ def test_manifest_offers_every_sample_by_its_title() -> None:
 
 
 def test_file_opened_in_napari_keeps_its_voxels_and_true_affine(
-    make_napari_viewer: Callable[..., Any], head_file
+    viewer: ViewerModel, head_file
 ) -> None:
     from segone_napari.gui.layers import volume_of
 
-    viewer = make_napari_viewer()
     (layer,) = viewer.open(head_file, plugin="segone-napari")
     volume = volume_of(layer)
     stored = nib.load(head_file)
@@ -57,9 +64,8 @@ def test_file_opened_in_napari_keeps_its_voxels_and_true_affine(
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".mgz"])
 def test_layer_saved_in_napari_lies_over_its_image(
-    make_napari_viewer: Callable[..., Any], head_file, tmp_path, ending
+    viewer: ViewerModel, head_file, tmp_path, ending
 ) -> None:
-    viewer = make_napari_viewer()
     (layer,) = viewer.open(head_file, plugin="segone-napari")
     saved = tmp_path / f"saved{ending}"
     layer.save(str(saved), plugin="segone-napari")
@@ -91,8 +97,7 @@ def test_broken_file_says_what_is_wrong(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("key", sorted(SAMPLES))
-def test_sample_opens_from_the_menu(make_napari_viewer: Callable[..., Any], key: str) -> None:
-    viewer = make_napari_viewer()
+def test_sample_opens_from_the_menu(viewer: ViewerModel, key: str) -> None:
     (layer,) = viewer.open_sample("segone-napari", key)
     assert layer.data.ndim == 3
     np.testing.assert_allclose(
