@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partialmethod
 from importlib.resources import files
 from pathlib import Path
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from segone_napari.data.synthetic import SyntheticConfig
 from segone_napari.data.vocabulary import Vocabulary
+from segone_napari.models.checkpoint import Manifest, save_checkpoint
 from segone_napari.models.network import NetworkConfig
 from segone_napari.models.segone import SegOneModel
-from segone_napari.models.text import TextConfig
+from segone_napari.models.text import TextConfig, TextTower
 from segone_napari.models.unet import UNetConfig
 from segone_napari.training import base
 from segone_napari.training.base import TrainConfig
@@ -136,6 +137,18 @@ LEARNS = {
     ),
 }
 """Training, by name of a system, after which it finds the hippocampi of the tiny head."""
+
+
+def save_untrained(folder: Path) -> Path:
+    """Write a SegOne that has learnt nothing, of `small_vocabulary`; returns the folder."""
+    vocabulary = small_vocabulary()
+    names = [phrase for name in vocabulary.class_names for phrase in vocabulary.phrases(name)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = SegOneModel(NETWORK, TextTower.create(TEXT, names, seed=1)).eval()
+    manifest = Manifest("segone", training={"config": {"synthetic": asdict(SYNTHETIC)}})
+    save_checkpoint(model, vocabulary, manifest, folder)
+    return folder
 
 
 @contextmanager

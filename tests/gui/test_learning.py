@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -799,17 +799,5 @@ def test_a_few_painted_slices_teach_a_new_term_to_the_model_that_answers(
 
 def use_untrained_base(project: Path, folder: Path) -> None:
     """Make a tiny model that knows nothing the version in use: a lesson needs no more."""
-    import torch
-
-    from segone_napari.models.checkpoint import Manifest, save_checkpoint
-    from segone_napari.models.segone import SegOneModel
-    from segone_napari.models.text import TextTower
-
-    vocabulary = tiny.small_vocabulary()
-    torch.manual_seed(1)
-    names = [phrase for name in vocabulary.class_names for phrase in vocabulary.phrases(name)]
-    model = SegOneModel(tiny.NETWORK, TextTower.create(tiny.TEXT, names, seed=1)).eval()
-    manifest = Manifest("segone", training={"config": {"synthetic": asdict(tiny.SYNTHETIC)}})
-    save_checkpoint(model, vocabulary, manifest, folder / "base")
     versions = Versions(project)
-    versions.use(versions.import_from(folder / "base"))
+    versions.use(versions.import_from(tiny.save_untrained(folder / "base")))

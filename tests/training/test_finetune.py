@@ -32,19 +32,29 @@ from segone_napari.training.cases import read_cases
 from segone_napari.training.finetune import finetune
 from segone_napari.training.lessons import CantLearn
 from segone_napari.training.teaching import FineTuneConfig
+from tests import tiny
 from tests.training import phantoms
 from tests.training.phantoms import TERM
 
 QUICK = FineTuneConfig(minutes=10, steps=8, teacher=None, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of bundled checkpoints in which a tiny model that knows nothing is the base."""
+    folder = tmp_path_factory.mktemp("bundled")
+    tiny.save_untrained(folder / "segone")
+    return folder
+
+
 @pytest.fixture
-def _old_structures_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the bundled head out, which takes seconds: for tests of other things."""
+def _on_an_untrained_base(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lesson needs no more, and no measuring of what the base knew: both would take seconds."""
+    monkeypatch.setattr(checkpoint, "BUNDLED", untrained)
     monkeypatch.setattr(promotion, "old_structures", lambda *_: None)
 
 
-unmeasured = pytest.mark.usefixtures("_old_structures_unmeasured")
+quickly = pytest.mark.usefixtures("_on_an_untrained_base")
 
 
 @pytest.fixture
@@ -219,7 +229,7 @@ def test_a_version_that_could_not_answer_is_not_taken_in(make, words, tmp_path, 
     assert Versions(project).numbers() == ()
 
 
-@unmeasured
+@quickly
 def test_one_patient_is_measured_by_slice_and_the_card_says_so(tmp_path):
     project = Project(tmp_path / "project")
     phantoms.correct(project, tmp_path, 0, slices=(5, 7, 9, 11, 13))
@@ -227,7 +237,7 @@ def test_one_patient_is_measured_by_slice_and_the_card_says_so(tmp_path):
     assert outcome.card["held_back_by"] == "slice"
 
 
-@unmeasured
+@quickly
 def test_one_slice_is_too_few_to_measure_and_is_used_only_if_insisted(tmp_path):
     project = Project(tmp_path / "project")
     phantoms.correct(project, tmp_path, 0, slices=(9,))
@@ -240,7 +250,7 @@ def test_one_slice_is_too_few_to_measure_and_is_used_only_if_insisted(tmp_path):
     assert Versions(project.folder).used() == again.version == 2
 
 
-@unmeasured
+@quickly
 def test_an_empty_mask_teaches_that_it_is_not_there(project, tmp_path):
     image, mask = phantoms.phantom(20)
     path = tmp_path / "without.nii.gz"
@@ -249,7 +259,7 @@ def test_an_empty_mask_teaches_that_it_is_not_there(project, tmp_path):
     assert finetune(project, QUICK).version == 1
 
 
-@unmeasured
+@quickly
 def test_one_voxel_is_learnt_from_without_an_error(tmp_path):
     project = Project(tmp_path / "project")
     path, mask = phantoms.save(tmp_path, 0)
@@ -265,14 +275,14 @@ def test_one_voxel_is_learnt_from_without_an_error(tmp_path):
     assert result.mask.data[13, 19, 9] == 1
 
 
-@unmeasured
+@quickly
 def test_a_damaged_correction_is_left_out_and_named(project):
     (project.folder / "corrections" / "0002" / "voxels.npz").write_bytes(b"PK damaged")
     outcome = finetune(project, QUICK)
     assert any("0002" in remark and "damaged" in remark for remark in outcome.card["remarks"])
 
 
-@unmeasured
+@quickly
 def test_contradictory_corrections_are_named_and_the_later_counts(project, tmp_path):
     path, mask = phantoms.save(tmp_path, 0)
     ref = ImageRef.of(formats.read(path), path)
@@ -284,7 +294,7 @@ def test_contradictory_corrections_are_named_and_the_later_counts(project, tmp_p
     np.testing.assert_array_equal(told.mask[:, :, 10], mask[:, :, 10])
 
 
-@unmeasured
+@quickly
 def test_an_image_that_is_gone_is_named_and_the_others_are_learnt_from(project, tmp_path):
     (tmp_path / "phantom_1.nii.gz").unlink()
     outcome = finetune(project, QUICK)
@@ -410,7 +420,7 @@ def _is_untouched(project: Project) -> bool:
     return not left and len(project.corrections().usable) == 4
 
 
-@unmeasured
+@quickly
 def test_a_loss_that_is_no_number_ends_in_a_sentence(project, monkeypatch):
     monkeypatch.setattr(
         lessons, "lesson_loss", lambda logits, truth, weight: logits.sum() * float("nan")
@@ -420,7 +430,7 @@ def test_a_loss_that_is_no_number_ends_in_a_sentence(project, monkeypatch):
     assert _is_untouched(project)
 
 
-@unmeasured
+@quickly
 def test_a_loss_that_is_no_number_once_doesnt_end_it(project, monkeypatch):
     whole, calls = lessons.lesson_loss, []
 
@@ -434,7 +444,7 @@ def test_a_loss_that_is_no_number_once_doesnt_end_it(project, monkeypatch):
     assert all(torch.isfinite(p).all() for p in state[0].network.parameters())
 
 
-@unmeasured
+@quickly
 def test_smaller_batches_when_memory_runs_out(project, monkeypatch):
     step, sizes = lessons._step, []
 
@@ -449,7 +459,7 @@ def test_smaller_batches_when_memory_runs_out(project, monkeypatch):
     assert sizes[:3] == [8, 4, 2]
 
 
-@unmeasured
+@quickly
 @pytest.mark.parametrize("where", [(lessons, "_step"), (promotion, "make_card")])
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
@@ -464,7 +474,7 @@ def test_no_memory_at_all_ends_in_a_sentence(project, monkeypatch, where, error)
     assert _is_untouched(project)
 
 
-@unmeasured
+@quickly
 @pytest.mark.parametrize("where", ["weights", "card"])
 def test_a_full_disk_ends_in_a_sentence_and_leaves_nothing(project, monkeypatch, where):
     def full(*_, **__):
@@ -479,7 +489,7 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_nothing(project, monkeypatch,
     assert _is_untouched(project)
 
 
-@unmeasured
+@quickly
 def test_cancelled_leaves_everything_as_it_was(project):
     def stop(stage: str, share: float) -> None:
         if stage == "learning":
@@ -490,7 +500,7 @@ def test_cancelled_leaves_everything_as_it_was(project):
     assert _is_untouched(project)
 
 
-@unmeasured
+@quickly
 def test_a_second_training_of_the_same_project_is_refused(project):
     def again(stage: str, share: float) -> None:
         if stage == "learning":
