@@ -155,16 +155,16 @@ def test_a_4d_file_asks_for_its_volume(
     assert same(layer, expected.with_data(expected.data + 1000))
 
 
-@pytest.mark.parametrize("name", ["old.nii", "old.hdr", "old.mgh", "old.nrrd"])
 def test_a_file_that_does_not_say_how_it_lies_asks(
-    make_napari_viewer: Callable[..., Any], tmp_path: Path, press: Any, name: str
+    make_napari_viewer: Callable[..., Any], tmp_path: Path, press: Any
 ) -> None:
-    path = save_without_orientation(scanner.head().data, tmp_path / name)
     viewer = make_napari_viewer(show=True)
-    seen = press(Keys.Key_Down, Keys.Key_Down, Keys.Key_Return)
-    (layer,) = viewer.open(path, plugin="segone-napari")
-    assert len(seen) == 1
-    assert volume_of(layer).grid.orientation == "LAS"
+    for count, name in enumerate(("old.nii", "old.hdr", "old.mgh", "old.nrrd"), start=1):
+        path = save_without_orientation(scanner.head().data, tmp_path / name)
+        seen = press(Keys.Key_Down, Keys.Key_Down, Keys.Key_Return)
+        (layer,) = viewer.open(path, plugin="segone-napari")
+        assert len(seen) == count
+        assert volume_of(layer).grid.orientation == "LAS"
 
 
 def save_without_orientation(data: Any, path: Path) -> Path:
@@ -336,16 +336,16 @@ def test_napari_command_opens_and_says_what_is_wrong_with_a_file(
     assert list(viewer.layers) == []
 
 
-@pytest.mark.parametrize("name", ["empty", "text.dcm", "00000001"])
 def test_what_holds_no_image_is_explained_by_the_reader_that_was_chosen(
-    make_napari_viewer: Callable[..., Any], tmp_path: Path, name: str
+    make_napari_viewer: Callable[..., Any], tmp_path: Path
 ) -> None:
-    path = tmp_path / name
-    if name == "empty":
-        path.mkdir()
-    else:
+    paths = [tmp_path / name for name in ("empty", "text.dcm", "00000001")]
+    paths[0].mkdir()
+    for path in paths[1:]:
         path.write_text("no image")
-    assert readers.get_reader(str(path)) is None  # without a window other readers have their turn
+    for path in paths:  # without a window other readers have their turn
+        assert readers.get_reader(str(path)) is None
     viewer = make_napari_viewer(show=True)
-    with pytest.raises(BadInput, match=r"without DICOM images|not an image that can be read"):
-        viewer.open(path, plugin="segone-napari")
+    for path in paths:
+        with pytest.raises(BadInput, match=r"without DICOM images|not an image that can be read"):
+            viewer.open(path, plugin="segone-napari")

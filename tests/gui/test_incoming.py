@@ -20,7 +20,6 @@ from segone_napari.exports.content import Content, Segment
 from segone_napari.exports.reading import read_segments
 from segone_napari.gui import incoming, readers
 from segone_napari.gui.layers import read_layer
-from segone_napari.volume import Volume
 from tests import scanner
 from tests.exports.cases import save_series
 
@@ -65,14 +64,19 @@ def sent(tmp_path: Path) -> Content:
 
 
 @pytest.mark.parametrize("source", ["head.nii.gz", "series"])
-@pytest.mark.parametrize("kind", KINDS)
 def test_segmentation_opens_as_labels_exactly_over_its_image(
-    make_napari_viewer: Callable[..., Any], sent: Content, tmp_path: Path, kind: str, source: str
+    make_napari_viewer: Callable[..., Any], sent: Content, tmp_path: Path, source: str
 ) -> None:
-    registry.write(sent, tmp_path / KINDS[kind], name=kind)
     viewer = make_napari_viewer()
-    (image,) = viewer.open(tmp_path / source, plugin="segone-napari")
-    opened = viewer.open(tmp_path / KINDS[kind], plugin="segone-napari")
+    for kind, name in KINDS.items():
+        viewer.layers.clear()
+        registry.write(sent, tmp_path / name, name=kind)
+        lies_exactly_over_its_image(viewer, tmp_path / source, tmp_path / name, sent)
+
+
+def lies_exactly_over_its_image(viewer: Any, source: Path, written: Path, sent: Content) -> None:
+    (image,) = viewer.open(source, plugin="segone-napari")
+    opened = viewer.open(written, plugin="segone-napari")
     assert [type(layer) for layer in opened] == [Labels, Labels]
     for layer, one in zip(opened, sent.segments, strict=True):
         assert layer.name == one.name
@@ -155,25 +159,24 @@ def test_opened_mask_never_replaces_a_row_of_its_name(
     assert names == ["left hippocampus", "left hippocampus (2)"]
 
 
-@pytest.mark.parametrize(
-    ("name", "is_labels"),
-    [("tumour.nii.gz", True), ("sub-01_desc-x_dseg.nii.gz", True), ("T1_for_seg.nii.gz", False)],
-)
 def test_masks_and_label_maps_of_other_programs_are_told_from_images(
-    make_napari_viewer: Callable[..., Any], tmp_path: Path, name: str, is_labels: bool
+    make_napari_viewer: Callable[..., Any], tmp_path: Path
 ) -> None:
     data = head().data.astype(np.int16)
-    labels = data // 100  # a dim head is label 1, the balls are label 2
-    if name.startswith("tumour"):
-        labels = (data == 200).astype(np.uint8)
-    elif not is_labels:
-        labels = np.random.default_rng(0).integers(1, 200, data.shape).astype(np.uint8)
-    nib.save(nib.Nifti1Image(labels, AFFINE), tmp_path / name)
-    layers = make_napari_viewer().open(tmp_path / name, plugin="segone-napari")
-    assert {type(layer) for layer in layers} == {Labels if is_labels else Image}
-    if is_labels:
-        stored = Volume.from_affine(labels, AFFINE)
-        assert sum(int(layer.data.sum()) for layer in layers) == np.count_nonzero(stored.data)
+    image = np.random.default_rng(0).integers(1, 200, data.shape).astype(np.uint8)
+    viewer = make_napari_viewer()
+    for name, values, kind in (
+        ("tumour.nii.gz", (data == 200).astype(np.uint8), Labels),
+        # a dim head is label 1, the balls are label 2
+        ("sub-01_desc-x_dseg.nii.gz", data // 100, Labels),
+        ("T1_for_seg.nii.gz", image, Image),
+    ):
+        viewer.layers.clear()
+        nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / name)
+        layers = viewer.open(tmp_path / name, plugin="segone-napari")
+        assert {type(layer) for layer in layers} == {kind}
+        if kind is Labels:
+            assert sum(int(layer.data.sum()) for layer in layers) == np.count_nonzero(values)
 
 
 # --- drops ----------------------------------------------------------------------------------------

@@ -226,23 +226,20 @@ def trash_button(viewer) -> None:
     viewer.layers.remove_selected()
 
 
-@pytest.mark.parametrize(
-    "close", [masks_first, image_first, trash_button, lambda viewer: viewer.layers.clear()]
-)
-def test_image_that_is_closed_with_its_masks_keeps_its_rows(
-    qtbot, open_widget, own_settings, close
-) -> None:
+def test_image_that_is_closed_with_its_masks_keeps_its_rows(qtbot, open_widget) -> None:
     viewer, widget = open_widget(head())
     ask_and_wait(qtbot, widget, "left ball; right ball")
     image = viewer.layers["head.nii.gz"]
-    close(viewer)
-    qtbot.waitUntil(lambda: len(viewer.layers) == 0, timeout=PATIENCE_MS)
-    viewer.add_layer(image)
-    qtbot.waitUntil(lambda: offer_is_open(widget), timeout=PATIENCE_MS)
-    click(qtbot, widget, QPushButton, "offer_yes")
-    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=PATIENCE_MS)
-    assert {layer.name for layer in viewer.layers} == {"head.nii.gz", "left ball", "right ball"}
-    assert len(rows(widget)) == 2
+    for close in (masks_first, image_first, trash_button, lambda viewer: viewer.layers.clear()):
+        close(viewer)
+        qtbot.waitUntil(lambda: len(viewer.layers) == 0, timeout=PATIENCE_MS)
+        viewer.add_layer(image)
+        qtbot.waitUntil(lambda: offer_is_open(widget), timeout=PATIENCE_MS)
+        click(qtbot, widget, QPushButton, "offer_yes")
+        qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=PATIENCE_MS)
+        names = {layer.name for layer in viewer.layers}
+        assert names == {"head.nii.gz", "left ball", "right ball"}
+        assert len(rows(widget)) == 2
 
 
 def test_image_that_is_closed_while_its_rows_come_stops_them(qtbot, open_widget) -> None:

@@ -507,36 +507,29 @@ def test_unknown_sides_are_said_and_never_guessed_silently(qtbot, open_widget) -
     assert letters(viewer)["right"].text == "L?"
 
 
-@pytest.mark.parametrize(
-    ("shape", "options", "words"),
-    [
+def test_bad_layer_is_told_and_the_program_goes_on(qtbot, open_widget, notifications) -> None:
+    viewer, widget = open_widget()
+    for shape, options, words in (
         ((8, 9), {}, "2 dimensions"),
         ((3, 8, 9, 10), {}, "4 dimensions"),
         ((8, 9, 10, 3), {"rgb": True}, "RGB"),
-    ],
-    ids=["2-D", "4-D", "RGB"],
-)
-def test_bad_layer_is_told_and_the_program_goes_on(
-    qtbot, open_widget, notifications, shape, options, words
-) -> None:
-    viewer, widget = open_widget()
-    viewer.add_image(np.random.default_rng(0).random(shape), **options)
-    ask(qtbot, widget, "left ball")
-    assert any("error" in kind and words in told for kind, told in notifications)
-    data = head()
-    from segone_napari.gui.layers import image_layer_data
-
-    array, arguments, _ = image_layer_data(data)
+    ):
+        viewer.layers.clear()
+        viewer.add_image(np.random.default_rng(0).random(shape), **options)
+        ask(qtbot, widget, "left ball")
+        assert any("error" in kind and words in told for kind, told in notifications)
+    array, arguments, _ = image_layer_data(head())
     viewer.add_image(array, **arguments)
     ask_and_wait(qtbot, widget, "left ball")
     assert "left ball" in viewer.layers
 
 
-@pytest.mark.parametrize("text", ["", " ; "])
-def test_empty_prompt_is_told(qtbot, open_widget, notifications, text) -> None:
+def test_empty_prompt_is_told(qtbot, open_widget, notifications) -> None:
     _, widget = open_widget(head())
-    ask(qtbot, widget, text)
-    assert any("prompt is empty" in told for _, told in notifications)
+    for text in ("", " ; "):
+        notifications.clear()
+        ask(qtbot, widget, text)
+        assert any("prompt is empty" in told for _, told in notifications)
 
 
 def test_prompt_without_an_image_is_told(qtbot, open_widget, notifications) -> None:
@@ -545,16 +538,18 @@ def test_prompt_without_an_image_is_told(qtbot, open_widget, notifications) -> N
     assert any("open an MRI" in told for _, told in notifications)
 
 
-@pytest.mark.parametrize("error", [BadInput("mend it like this"), RuntimeError("boom")])
 def test_error_of_the_work_is_told_and_the_program_goes_on(
-    qtbot, open_widget, segmenter, notifications, error
+    qtbot, open_widget, segmenter, notifications
 ) -> None:
     viewer, widget = open_widget(head())
-    segmenter.error = error
-    ask_and_wait(qtbot, widget, "left ball")
-    words = "boom" if isinstance(error, RuntimeError) else "Mend it like this"
-    assert any("error" in kind and words in told for kind, told in notifications)
-    qtbot.waitUntil(lambda: not labels_of(viewer), timeout=PATIENCE_MS)
+    for error, words in (
+        (BadInput("mend it like this"), "Mend it like this"),
+        (RuntimeError("boom"), "boom"),
+    ):
+        segmenter.error = error
+        ask_and_wait(qtbot, widget, "left ball")
+        assert any("error" in kind and words in told for kind, told in notifications)
+        qtbot.waitUntil(lambda: not labels_of(viewer), timeout=PATIENCE_MS)
     segmenter.error = None
     ask_and_wait(qtbot, widget, "left ball")
     assert "left ball" in viewer.layers
