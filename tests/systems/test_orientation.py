@@ -63,18 +63,11 @@ def test_another_storage_order_gives_the_same_voxels(
     assert _mean_dice(wanted_of_coarse, found) > 0.9999
 
 
-@pytest.mark.parametrize(
-    ("degrees", "spacing"), [(15, (1.0, 1.0, 1.0)), (8, (0.9, 0.9, 1.3))], ids=str
-)
-def test_tilted_and_anisotropic_copies_give_the_same_anatomy(
-    degrees: float,
-    spacing: tuple[float, float, float],
-    session: Session,
-    image: Volume,
-    wanted: list[np.ndarray],
+def test_a_tilted_copy_of_other_spacing_gives_the_same_anatomy(
+    session: Session, image: Volume, wanted: list[np.ndarray]
 ) -> None:
-    found = answers(session, tilted(image, degrees, spacing, spline=1), PROMPTS, image)
-    assert _mean_dice(wanted, found) >= 0.95
+    copy = tilted(image, 15, (0.9, 0.9, 1.3), spline=1)
+    assert _mean_dice(wanted, answers(session, copy, PROMPTS, image)) >= 0.95
 
 
 def test_left_is_left(session: Session, image: Volume, wanted: list[np.ndarray]) -> None:
