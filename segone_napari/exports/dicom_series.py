@@ -238,10 +238,13 @@ def _is_one_of(header: Dataset, others: Sequence[Dataset]) -> bool:
         return False
     if _is_multi_frame(header) or _is_multi_frame(other):
         return False
-    *mine, _, shape = _geometry([header])
-    *theirs, _, other_shape = _geometry([other])
+    row, column, spacing, _, shape = _geometry([header])
+    other_row, other_column, other_spacing, _, other_shape = _geometry([other])
     return shape == other_shape and np.allclose(
-        np.concatenate(mine), np.concatenate(theirs), rtol=0, atol=_SAME_DIRECTION
+        [*row, *column, *spacing],
+        [*other_row, *other_column, *other_spacing],
+        rtol=0,
+        atol=_SAME_DIRECTION,
     )
 
 
