@@ -93,7 +93,7 @@ def _write(
         for header in headers:
             _blank_identity(header)
     volume = _place(_stacked(values), content.grid, headers)
-    with _quiet():
+    with _quiet(), _told_of_headers():
         made = hd.seg.Segmentation(
             source_images=headers,
             pixel_array=volume,
@@ -116,6 +116,18 @@ def _write(
         made.PatientIdentityRemoved = "YES"
         made.DeidentificationMethod = "Patient and study attributes emptied; UIDs kept"
     made.save_as(path, enforce_file_format=True)
+
+
+@contextmanager
+def _told_of_headers() -> Iterator[None]:
+    """Say it in words where the series' headers lack what is taken over from them."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(
+            "the headers of the series lack what a DICOM segmentation takes over from them "
+            f"({_first_line(error)}); export as .seg.nrrd or .nii.gz instead"
+        ) from error
 
 
 def _stacked(values: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:

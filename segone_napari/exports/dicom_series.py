@@ -14,6 +14,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.valuerep import DS
 
 from segone_napari.data import formats
 from segone_napari.runtime import BadInput
@@ -59,6 +60,8 @@ _KEPT_GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasu
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # How far apart in mm two grids may place a voxel and still be the same: headers are rounded.
 _SAME_MM = 0.05
+# How much directions and spacings of slices that belong together may differ.
+_SAME_DIRECTION = 1e-3
 
 
 def files_of(
@@ -88,9 +91,10 @@ def read_series(paths: Iterable[Path], grid: Grid | None = None) -> list[Dataset
 
     Parameters
     ----------
-    paths : files, or folders that are searched with all of theirs. One file alone stands for its
-        series in the same folder.
-    grid : of several series, the one that has these voxels is taken.
+    paths : files, or folders that are searched with all of theirs. One file of a single slice
+        stands for its series in the same folder.
+    grid : of several series, or parts of one that lie otherwise, the one that has these voxels is
+        taken.
 
     Raises
     ------
@@ -98,29 +102,41 @@ def read_series(paths: Iterable[Path], grid: Grid | None = None) -> list[Dataset
         If there is no series of slices, or several and none or more than one fits the grid.
     """
     paths, uid = [Path(path) for path in paths], ""
-    if len(paths) == 1 and paths[0].is_file() and (one := _read_header(paths[0])):
-        paths, uid = [paths[0].parent], str(one.SeriesInstanceUID)
-    series: dict[str, list[Dataset]] = {}
+    if len(paths) == 1 and paths[0].is_file():
+        one = _read_header(paths[0])
+        if one is not None and not _is_multi_frame(one):
+            paths, uid = [paths[0].parent], str(one.SeriesInstanceUID)
+    by_instance: dict[str, Dataset] = {}  # a file that was copied twice counts once
     for file in _files(paths):
         header = _read_header(file)
         if header is not None and uid in ("", header.SeriesInstanceUID):
-            series.setdefault(str(header.SeriesInstanceUID), []).append(header)
+            by_instance.setdefault(str(header.SOPInstanceUID), header)
+    series: list[list[Dataset]] = []
+    for header in by_instance.values():
+        same = next((headers for headers in series if _is_one_of(header, headers)), None)
+        if same is None:
+            series.append([header])
+        else:
+            same.append(header)
     named = ", ".join(str(path) for path in paths[:1]) or "nothing"
     if not series:
         raise BadInput(
             f"{named} holds no DICOM images with a position in the patient; "
             "name the folder of the series that the masks were made on"
         )
-    found = [_in_order(headers) for headers in series.values()]
+    # Slices that lie alone are localizers and pictures, not what masks were made on.
+    stacks = [headers for headers in series if len(headers) > 1 or _is_multi_frame(headers[0])]
+    found = [_in_order(headers) for headers in stacks or series]
     if len(found) > 1:
         found = [headers for headers in found if grid is not None and _fits(headers, grid)]
     if len(found) != 1:
         which = "none" if not found else "more than one"
         raise BadInput(
             f"{named} holds {len(series)} series, and {which} of them has the masks' voxels; "
-            "name the folder of the right one alone, or say which with --series"
+            "name the folder of the right one alone, or say which with --series or --volume"
         )
     _check_frame_of_reference(found[0], named)
+    _fill_thickness(found[0])
     return found[0]
 
 
@@ -185,8 +201,8 @@ def _read_header(file: Path) -> Dataset | None:
         full = pydicom.dcmread(file, stop_before_pixels=True)
     except (InvalidDicomError, OSError, EOFError, ValueError, KeyError):
         return None
-    is_placed = "ImagePositionPatient" in full or "PerFrameFunctionalGroupsSequence" in full
-    if not is_placed or "SeriesInstanceUID" not in full or full.get("Modality") == "SEG":
+    is_named = "SeriesInstanceUID" in full and "SOPInstanceUID" in full
+    if not is_named or full.get("Modality") == "SEG" or not _is_placed(full):
         return None
     header = Dataset()
     for keyword in _KEPT:
@@ -200,6 +216,36 @@ def _read_header(file: Path) -> Dataset | None:
             setattr(header, keyword, [_bare_group(group) for group in full[keyword].value])
     header.file_meta = full.file_meta
     return header
+
+
+def _is_placed(header: Dataset) -> bool:
+    """Whether a header says where all of its pixels lie; a picture of a report doesn't."""
+    try:
+        row, column, spacing, positions, _ = _geometry([header])
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return False
+    return bool(np.isfinite([*row, *column, *spacing, *positions.ravel()]).all())
+
+
+def _is_multi_frame(header: Dataset) -> bool:
+    return "PerFrameFunctionalGroupsSequence" in header
+
+
+def _is_one_of(header: Dataset, others: Sequence[Dataset]) -> bool:
+    """Whether a slice goes with these of its series: a localizer among them lies otherwise."""
+    other = others[0]
+    if header.SeriesInstanceUID != other.SeriesInstanceUID:
+        return False
+    if _is_multi_frame(header) or _is_multi_frame(other):
+        return False
+    row, column, spacing, _, shape = _geometry([header])
+    other_row, other_column, other_spacing, _, other_shape = _geometry([other])
+    return shape == other_shape and np.allclose(
+        [*row, *column, *spacing],
+        [*other_row, *other_column, *other_spacing],
+        rtol=0,
+        atol=_SAME_DIRECTION,
+    )
 
 
 def _bare_group(group: Dataset) -> Dataset:
@@ -228,6 +274,17 @@ def _check_frame_of_reference(headers: Sequence[Dataset], named: str) -> None:
             f"the series in {named} has no frame of reference, so nothing can be tied to it; "
             "export as .seg.nrrd or .nii.gz instead"
         )
+
+
+def _fill_thickness(headers: Sequence[Dataset]) -> None:
+    """Where slices don't say how thick they are, which they needn't, take their distance."""
+    positions = _geometry(headers)[3]
+    apart = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    step = float(np.median(apart)) if len(apart) else _thickness(headers)
+    for header in headers:
+        for measures in _all_measures(header):
+            if not measures.get("SliceThickness"):
+                measures.SliceThickness = DS(step, auto_format=True)
 
 
 def _geometry(
@@ -266,16 +323,18 @@ def _axes(header: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _measures(header: Dataset) -> Dataset:
-    for group in _groups(header):
-        if "PixelMeasuresSequence" in group:
-            measures: Dataset = group.PixelMeasuresSequence[0]
-            return measures
-    return header
+    return _all_measures(header)[0]
+
+
+def _all_measures(header: Dataset) -> list[Dataset]:
+    """What says how large pixels are: of all frames, of each, or the header of a single slice."""
+    groups = [group for group in _groups(header) if "PixelMeasuresSequence" in group]
+    return [group.PixelMeasuresSequence[0] for group in groups] or [header]
 
 
 def _groups(header: Dataset) -> list[Dataset]:
     shared = list(header.get("SharedFunctionalGroupsSequence", []))
-    return shared + list(header.get("PerFrameFunctionalGroupsSequence", []))[:1]
+    return shared + list(header.get("PerFrameFunctionalGroupsSequence", []))
 
 
 def _thickness(headers: Sequence[Dataset]) -> float:

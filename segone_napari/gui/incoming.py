@@ -6,8 +6,7 @@ image has been opened.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,20 +63,18 @@ def layer_data(segment: Segment, path: Path, images: Iterable[Image]) -> tuple[A
     return np.ascontiguousarray(data), arguments | shown, "labels"
 
 
-def take_in(viewer: Any, work: ImageWork | None) -> None:
+def take_in(viewer: Any, work: ImageWork, then: Callable[[], None] = lambda: None) -> None:
     """Make a row of every layer that was opened from a segmentation and fits the image.
 
     A layer that lies on the image's own voxels stays on screen as the row's; another one is
-    replaced. Layers that fit no image stay as they are.
+    replaced. Layers that fit no image stay as they are. `then` is called when a row is there.
     """
-    if work is None:
-        return
     for layer in list(viewer.layers):
         if isinstance(layer, Labels) and FACTS in layer.metadata:
-            _take(viewer, work, layer)
+            _take(viewer, work, layer, then)
 
 
-def _take(viewer: Any, work: ImageWork, layer: Labels) -> None:
+def _take(viewer: Any, work: ImageWork, layer: Labels, then: Callable[[], None]) -> None:
     owner = layer.metadata.get("segone_image")
     if owner not in (None, work.image.unique_id):
         return
@@ -98,8 +95,13 @@ def _take(viewer: Any, work: ImageWork, layer: Labels) -> None:
     is_over_image = owner is not None
     shown = {row.name: layer} if is_over_image else {}
     values = np.ascontiguousarray(segment.mask.data != 0, dtype=np.uint8)
-    then = partial(_keep_origin, work, row.name, facts["origin"])
-    work.put(lambda _: [(row, values)], lambda: shown, then, words=f"{origins.OPENED} {row.name}")
+
+    def finish() -> None:
+        _keep_origin(work, row.name, facts["origin"])
+        then()
+
+    words = f"{origins.OPENED} {row.name}"
+    work.put(lambda _: [(row, values)], lambda: shown, finish, words=words)
     if not is_over_image:
         viewer.layers.remove(layer)
 

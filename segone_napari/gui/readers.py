@@ -316,8 +316,12 @@ def _segments(path: Path) -> list[LayerTuple]:
     if record.is_file():
         segments = provenance.remembered(Content(segments), record).segments
     viewer = napari.current_viewer()
-    shown = reversed(viewer.layers) if viewer is not None else []
+    shown = list(reversed(viewer.layers)) if viewer is not None else []
     images = [layer for layer in shown if isinstance(layer, Image)]
+    if viewer is not None and (active := viewer.layers.selection.active) is not None:
+        # of several that it fits, the image that is worked on
+        at_work = active.unique_id, active.metadata.get("segone_image")
+        images.sort(key=lambda image: image.unique_id not in at_work)
     return [incoming.layer_data(segment, path, images) for segment in segments]
 
 

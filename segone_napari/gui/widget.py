@@ -319,7 +319,8 @@ class SegOneWidget(QWidget):
     def _on_inserted(self, event: Any) -> None:
         self._listen_to(event.value)
         self._refresh_images()
-        incoming.take_in(self._viewer, self._work)
+        for work in self._works:  # a mask may be of an image that isn't the chosen one
+            incoming.take_in(self._viewer, work, self._follow_selection)
 
     def _listen_to(self, layer: Any) -> None:
         if isinstance(layer, Image):

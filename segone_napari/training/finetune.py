@@ -12,6 +12,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,7 @@ from segone_napari.project import Project
 from segone_napari.project.case import LOOKS_TAKE_S
 from segone_napari.project.journal import why_not_saved
 from segone_napari.project.versions import Versions
-from segone_napari.runtime import BadInput, is_out_of_memory
+from segone_napari.runtime import BadInput, Cancelled, is_out_of_memory
 from segone_napari.systems.segone import SegOne
 from segone_napari.training import promotion
 from segone_napari.training.bookmarks import Bookmarks
@@ -91,7 +92,7 @@ def finetune(
     NotSaved
         If the disk refuses.
     Cancelled
-        When `report` raises it.
+        When `report` raises it before the new version is there.
     """
     versions = Versions(project.folder)
     found = project.corrections()
@@ -179,7 +180,8 @@ def _finetune(
     if is_used:
         versions.use(number)
     project.log("train", version=number, used=is_used, terms=sorted({*terms_of(cases)}))
-    report("done", 1.0)
+    with suppress(Cancelled):  # too late: the version is there, and perhaps in use
+        report("done", 1.0)
     return Outcome(number, is_used, card)
 
 

@@ -15,10 +15,11 @@ from pydicom.dataset import Dataset
 from segone_napari import __version__
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.exports import registry
-from segone_napari.exports.content import BY_HAND, Content
+from segone_napari.exports.content import BY_HAND, Content, Segment
 from segone_napari.exports.reading import read_segments
 from segone_napari.runtime import BadInput
 from segone_napari.volume import Volume
+from tests import scanner
 
 from .cases import AFFINES, SHAPE, content, rotated, save_series, segment, world_points
 
@@ -303,3 +304,80 @@ def test_a_backslash_in_a_name_makes_no_second_value(tmp_path: Path, sent: Conte
     (written,) = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
     assert written.SegmentLabel == "cyst/old"
     assert written.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "cyst/old"
+
+
+def add(folder: Path, file: Path, name: str, **attributes: object) -> Dataset:
+    """Put a changed copy of an image into a folder; a value of None takes an attribute away."""
+    image = pydicom.dcmread(file)
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(image, keyword)
+        else:
+            setattr(image, keyword, value)
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    image.save_as(folder / name)
+    return image
+
+
+def assert_comes_back(sent: Content, out: Path, slices: int) -> None:
+    """The masks are read again as they were, tied to so many images."""
+    assert len(pydicom.dcmread(out).SourceImageSequence) == slices
+    for before, after in zip(sent.segments, read_segments(out, grid=sent.grid), strict=True):
+        np.testing.assert_array_equal(after.mask.data, before.mask.data)
+
+
+def test_images_that_were_copied_twice_count_once(tmp_path: Path, sent: Content) -> None:
+    for file in sorted((tmp_path / "series").iterdir()):
+        shutil.copyfile(file, file.with_name(f"{file.name} (copy)"))
+    registry.write(sent, tmp_path / "out.dcm")
+    assert_comes_back(sent, tmp_path / "out.dcm", SHAPE[2])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
+        {"ImageOrientationPatient": None, "SeriesInstanceUID": hd.UID()},
+        {"PixelSpacing": None},
+        {"ImagePositionPatient": ""},
+    ],
+    ids=["a localizer", "a picture", "no spacing", "no position"],
+)
+def test_what_lies_elsewhere_in_the_folder_is_no_part_of_the_series(
+    tmp_path: Path, sent: Content, odd: dict[str, object]
+) -> None:
+    series = tmp_path / "series"
+    add(series, next(series.iterdir()), "odd", SOPInstanceUID=hd.UID(), **odd)
+    registry.write(sent, tmp_path / "out.dcm")
+    assert_comes_back(sent, tmp_path / "out.dcm", SHAPE[2])
+
+
+def test_a_multiframe_image_is_meant_alone(tmp_path: Path) -> None:
+    volume = scanner.head()
+    images = [scanner.enhanced(volume), scanner.enhanced(volume)]
+    images[1].SeriesInstanceUID = images[0].SeriesInstanceUID  # two points in time
+    folder = scanner.save(images, tmp_path / "series")
+    mask = volume.with_data((volume.data > volume.data.mean()).astype(np.uint8))
+    sent = Content((Segment("brainstem", (1, 2, 3), mask),), image_files=(folder / "IM0001",))
+    registry.write(sent, tmp_path / "out.dcm")
+    assert_comes_back(sent, tmp_path / "out.dcm", 1)
+    with pytest.raises(BadInput, match="2 series, and more than one"):
+        registry.write(replace(sent, image_files=(folder,)), tmp_path / "two.dcm")
+
+
+def test_slices_need_not_say_how_thick_they_are(tmp_path: Path, sent: Content) -> None:
+    assert sent.image is not None
+    save_series(tmp_path / "thin", sent.image, SliceThickness=None)
+    registry.write(replace(sent, image_files=(tmp_path / "thin",)), tmp_path / "out.dcm")
+    assert_comes_back(sent, tmp_path / "out.dcm", SHAPE[2])
+
+
+def test_headers_that_lack_what_is_taken_over_are_told_in_words(
+    tmp_path: Path, sent: Content
+) -> None:
+    series = tmp_path / "series"
+    for file in series.iterdir():
+        add(series, file, file.name, StudyInstanceUID=None)
+    with pytest.raises(BadInput, match=r"StudyInstanceUID.*; export as .seg.nrrd"):
+        registry.write(sent, tmp_path / "out.dcm")
+    assert not (tmp_path / "out.dcm").exists()

@@ -19,7 +19,8 @@ from segone_napari.exports import registry
 from segone_napari.exports.content import Content, Segment
 from segone_napari.exports.reading import read_segments
 from segone_napari.gui import incoming, readers
-from segone_napari.gui.layers import read_layer
+from segone_napari.gui.layers import image_layer_data, read_layer
+from segone_napari.volume import Volume
 from tests import scanner
 from tests.exports.cases import save_series
 
@@ -259,3 +260,29 @@ def test_opened_mask_is_kept_when_its_prompt_is_asked(
     if prompt == "left ball":
         assert "Replace it" in row_texts(widget)[0]
         assert "yours was kept" in child(widget, QLabel, "status").text()
+
+
+def test_a_mask_becomes_a_row_of_its_image_whichever_is_chosen(
+    open_widget: Any, qtbot: Any, sent: Content, tmp_path: Path
+) -> None:
+    registry.write(sent, tmp_path / "out.seg.nrrd")
+    assert sent.image is not None
+    same_place = sent.image.with_data(sent.image.data[::-1])
+    viewer, widget = open_widget(sent.image)
+    works: list[Any] = []
+    for volume in (None, same_place, head()):
+        if volume is not None:
+            data, arguments, _ = image_layer_data(volume)
+            viewer.add_image(data, **arguments)
+        qtbot.waitUntil(
+            lambda: widget._work is not None and widget._work not in works, timeout=WAIT_MS
+        )
+        works.append(widget._work)
+    first, second, _ = works
+    # 1. None of the masks fits the chosen image: they go to the topmost that they fit.
+    viewer.open(tmp_path / "out.seg.nrrd", plugin="segone-napari")
+    qtbot.waitUntil(lambda: len(second.rows) == 2 and widget._work is second, timeout=WAIT_MS)
+    # 2. They fit two images: they go to the one that is worked on.
+    viewer.layers.selection.active = first.image
+    for _, arguments, _ in readers.read_layers(str(tmp_path / "out.seg.nrrd")):
+        assert arguments["metadata"]["segone_image"] == first.image.unique_id

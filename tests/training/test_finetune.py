@@ -245,7 +245,12 @@ def test_one_slice_is_too_few_to_measure_and_is_used_only_if_insisted(tmp_path):
     assert not outcome.is_used
     assert "too few corrections" in outcome.card["reason"]
     assert Versions(project.folder).used() == 0
-    again = finetune(project, replace(QUICK, promote=True))
+
+    def cancel_too_late(stage: str, share: float) -> None:
+        if share == 1.0:
+            raise Cancelled
+
+    again = finetune(project, replace(QUICK, promote=True), cancel_too_late)
     assert again.is_used
     assert Versions(project.folder).used() == again.version == 2
 
