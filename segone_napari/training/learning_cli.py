@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segone_napari.data.prompts import parse
 from segone_napari.data.vocabulary import Vocabulary
@@ -37,9 +38,10 @@ def add_correct_arguments(parser: argparse.ArgumentParser) -> None:
         "--mask",
         required=True,
         type=Path,
-        help="the right mask, on the image's grid: anything but 0 is inside. An empty one says "
-        "that it is not there",
+        help="the right mask, on the image's grid: 0 is outside. An empty one says that it is "
+        "not there",
     )
+    parser.add_argument("--label", type=int, help="of a mask with several labels: which one it is")
     parser.add_argument(
         "--slices",
         help="the slices that are right, counted from 0, such as 40,52,60 (default: all)",
@@ -83,11 +85,12 @@ def correct(args: argparse.Namespace) -> int:
     image = formats.read(args.image, volume=args.volume, series=args.series)
     mask = formats.read(args.mask, may_be_empty=True)
     check_grid(image, mask, args.mask)
+    inside = _inside(mask, args.label, args.mask)
     ref = ImageRef.of(image, args.image, volume_index=args.volume, series=args.series)
     kept = project.add_correction(
         args.prompt,
         ref,
-        (mask.data != 0).astype(np.uint8),
+        inside,
         axis=None if slices is None else "ijk".index(args.axis or "k"),
         slices=slices,
         synonyms=args.synonym,
@@ -133,6 +136,33 @@ def _check_spelling(name: str, vocabulary: Vocabulary) -> None:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+MOST_LABELS = 1000
+"""A file with more different values is no label map."""
+
+
+def _inside(mask: Volume, label: int | None, name: object) -> NDArray[np.uint8]:
+    """The structure in a mask or label map: 1 inside, 0 outside."""
+    values = np.unique(mask.data)
+    labels = values[values != 0]
+    is_whole = len(labels) == 1 or np.array_equal(labels, np.round(labels))
+    if len(labels) > MOST_LABELS or not is_whole:
+        raise BadInput(
+            f"{name} has {len(values)} different values, like an image or probabilities; "
+            "give a mask, which is 0 outside of the structure and 1 inside"
+        )
+    if label is None and len(labels) > 1:
+        raise BadInput(f"{name} has the labels {_some(labels)}; say with --label which one it is")
+    if label is not None and label not in labels:
+        raise BadInput(f"{name} has no label {label}, but {_some(labels) or 'nothing'}")
+    return np.asarray(mask.data != 0 if label is None else mask.data == label, dtype=np.uint8)
+
+
+def _some(labels: NDArray[Any]) -> str:
+    """The first labels of a map, for a message."""
+    shown = ", ".join(f"{label:.0f}" for label in labels[:8])
+    return f"{shown} …" if len(labels) > 8 else shown
 
 
 def check_grid(image: Volume, mask: Volume, name: object) -> None:

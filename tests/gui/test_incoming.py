@@ -20,7 +20,6 @@ from segone_napari.exports.content import Content, Segment
 from segone_napari.exports.reading import read_segments
 from segone_napari.gui import incoming, readers
 from segone_napari.gui.layers import image_layer_data, read_layer
-from segone_napari.volume import Volume
 from tests import scanner
 from tests.exports.cases import save_series
 

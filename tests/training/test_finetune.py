@@ -336,6 +336,28 @@ def test_the_command_line_keeps_slices_of_a_mask(tmp_path, capsys):
     np.testing.assert_array_equal(kept.mask()[:, :, 8], mask[:, :, 8])
 
 
+def test_one_label_of_several_is_kept_and_what_is_no_mask_is_refused(tmp_path, capsys):
+    path, mask = phantoms.save(tmp_path, 0)
+    image = phantoms.phantom(0)[0]
+    labels, soft = tmp_path / "labels.nii.gz", tmp_path / "soft.nii.gz"
+    twice = mask * 2
+    twice[0, 0, 0] = 5
+    formats.write(image.with_data(twice), labels)
+    formats.write(image.with_data(mask * np.float32(0.5) + (twice == 5)), soft)
+    call = ["correct", str(tmp_path / "p"), str(path), "-p", TERM, "--mask"]
+    for file, options, words in (
+        (labels, [], "the labels 2, 5; say with --label which one it is"),
+        (labels, ["--label", "3"], "has no label 3, but 2, 5"),
+        (soft, [], "like an image or probabilities"),
+        (path, ["--label", "2"], "like an image or probabilities"),
+    ):
+        assert cli.main([*call, str(file), *options]) == 2
+        assert words in capsys.readouterr().err
+    assert cli.main([*call, str(labels), "--label", "2"]) == 0
+    (kept,) = Project(tmp_path / "p").corrections().usable
+    np.testing.assert_array_equal(kept.mask(), mask)
+
+
 def test_the_command_line_keeps_that_it_is_not_there(tmp_path, capsys):
     path, mask = phantoms.save(tmp_path, 0)
     file = tmp_path / "mask.nii.gz"
