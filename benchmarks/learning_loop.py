@@ -12,7 +12,8 @@ bundled head, since old structures are measured here on more scans. Parts:
 ``between``          *Interpolate*: the slices between 3 corrected ones of every structure of a
                      scan, without training, beside outlines in between by their shapes alone
 ``other``            an object in an image unlike a head, from 3 slices; three such images
-``curve``            Dice by the number of corrected slices, with and without a teacher
+``curve``            Dice by the number of corrected slices: learnt from these alone, also from the
+                     slices beside them as they are followed, and with a teacher as well
 ``accepted``         the same where a reader also looks at proposals for the slices beside each
                      corrected one, and accepts those that are right (Dice 0.8 or more there):
                      spread by SAM2 as in the window, and copied from the corrected slice
@@ -68,6 +69,8 @@ ACCEPTABLE = 0.8
 """Dice of a proposed slice from which on a reader takes it as it is."""
 AXIS = 2
 """Slices of the crops are corrected along this array axis: the axial ones."""
+Choose = Callable[[NDArray[np.bool_], int, int], list[int]]
+"""From a mask, an axis and a number, so many slices along that axis."""
 
 
 class Bench:
@@ -163,11 +166,13 @@ def measure_whole(bench: Bench) -> None:
         measure_old(bench, project, "new term, 20 whole cases")
 
 
-def correct_crop(project: Project, path: Path, slices: int | None) -> None:
+def correct_crop(
+    project: Project, path: Path, slices: int | None, choose: Choose | None = None
+) -> None:
     """Correct slices of a crop, spread from end to end of the hippocampus, or all of it."""
     image, labels = formats.read(path), crop_labels(path)
     ref = ImageRef.of(image, path)
-    chosen = None if slices is None else spread(labels > 0, AXIS, slices)
+    chosen = None if slices is None else (choose or spread)(labels > 0, AXIS, slices)
     for term, value in HIPPOCAMPUS.items():
         project.add_correction(term, ref, labels == value, axis=AXIS, slices=chosen)
 
@@ -458,16 +463,19 @@ def from_centre(
 
 
 def measure_curve(bench: Bench) -> None:
-    """Dice on other cases by the slices corrected in each of 5, with and without teacher."""
+    """Dice on other cases by the slices corrected in each of 5: in the middle of equal parts."""
+    followed, with_teacher = bench.config(5), bench.config(5, with_teacher=True)
+    alone = replace(followed, learn=replace(followed.learn, followed_weight=0.0))
+    kinds = {"alone": alone, "with what follows": followed, "and a teacher": with_teacher}
     curves: dict[str, list[tuple[int, float]]] = {}
-    for kind in ("without teacher", "with teacher"):
+    for kind, config in kinds.items():
         for slices in (1, 3) if bench.args.quick else (1, 2, 4):
             with tempfile.TemporaryDirectory() as folder:
                 project = Project(folder)
                 for path in bench.cases[:5]:
-                    correct_crop(project, path, slices)
+                    correct_crop(project, path, slices, amid)
                 name = f"{slices} slices in 5 cases, {kind}"
-                train(bench, project, name, bench.config(5, with_teacher=kind == "with teacher"))
+                train(bench, project, name, config)
                 score = measure_crops(bench, project, name, most=CURVE_CASES)
                 curves.setdefault(kind, []).append((slices, score))
     bench.figures["curves"] = curves
@@ -559,7 +567,7 @@ def plot(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
         pen.line([place(0, tenth / 10), place(most, tenth / 10)], fill=(220, 220, 220))
         pen.text((12, place(0, tenth / 10)[1] - 8), f"{tenth / 10:.1f}", fill="black", font=font)
     for number, (kind, curve) in enumerate(curves.items()):
-        colour = ((200, 60, 40), (40, 90, 200))[number % 2]
+        colour = ((200, 60, 40), (40, 90, 200), (30, 140, 70))[number % 3]
         pen.line([place(n, score) for n, score in curve], fill=colour, width=3)
         pen.text((edge + 20, 12 + 18 * number), kind, fill=colour, font=font)
     for n in range(most + 1):

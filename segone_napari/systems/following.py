@@ -14,7 +14,6 @@ import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from segone_napari.data.resample import slice_grid, to_working
 from segone_napari.data.synthetic import PLANES
@@ -131,8 +130,7 @@ def _as_logits(answer: NDArray[np.bool_], grid: Grid, scene: taught.Scene) -> to
     there = to_working(Volume(answer.astype(np.uint8), grid), scene.grid, CPU)[scene.box] > 0.5
     if not bool(there.any()):
         return torch.zeros_like(scene.base)
-    inside, outside = (ndimage.distance_transform_edt(m.numpy()) for m in (there, ~there))
-    logits = SLOPE * torch.from_numpy(inside - outside)
+    logits = SLOPE * torch.from_numpy(taught.signed_distance(there.numpy()))
     return logits.clamp(-taught.LOGIT_LIMIT, taught.LOGIT_LIMIT).half()[None]
 
 

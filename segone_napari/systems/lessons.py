@@ -270,9 +270,20 @@ def _distances(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         return np.full(mask.shape, -1.0, dtype=np.float32)
     if mask.all():
         return np.ones(mask.shape, dtype=np.float32)
-    inside = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
-    distances = np.sign(inside) * (np.abs(inside) - 0.5) / REACH
+    from_neighbours = signed_distance(mask)
+    distances = np.sign(from_neighbours) * (np.abs(from_neighbours) - 0.5) / REACH
     return np.asarray(distances.clip(-KEPT_REACH, KEPT_REACH), np.float32)
+
+
+def signed_distance(
+    mask: NDArray[np.bool_], sampling: Sequence[float] | None = None
+) -> NDArray[np.float32]:
+    """Distance of each pixel or voxel to the nearest one on the other side of the outline.
+
+    Inside positive; in `sampling`'s unit, which has one number for each axis, or in pixels.
+    """
+    inside, outside = (ndimage.distance_transform_edt(m, sampling) for m in (mask, ~mask))
+    return np.asarray(inside - outside, dtype=np.float32)
 
 
 def expected_outlines(drawn: Drawn, index: int, use: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 A lesson learns from a few slices and begins with nothing; what an outline does from slice to slice
 is the same for most objects. So one small network learnt that once, on synthetic heads
 (`training.propagation`): it sees the outline that is expected on a slice, how much each pixel's
-brightness speaks for the object, what the base model says there and how far that is right on the
-drawn slices. It is a lesson like those that corrections teach (`models.learnt`), of one term that
-may be anything.
+brightness speaks for the object, where the image itself leads from slice to slice
+(`systems.tracing`), what the base model says there and how far that is right on the drawn slices.
+It is a lesson like those that corrections teach (`models.learnt`), of one term that may be
+anything.
 
 Dimension key: x y z RAS axes of a scene, N slices, R drawn slices, T terms, H W pixels.
 """
@@ -27,6 +28,7 @@ from torch import Tensor
 from segone_napari.models.checkpoint import BUNDLED, load_lessons
 from segone_napari.models.learnt import Lesson, LessonConfig
 from segone_napari.systems import lessons as taught
+from segone_napari.systems import tracing
 from segone_napari.systems.lessons import Drawn, Scene
 
 PROPAGATION = "propagation"
@@ -34,7 +36,7 @@ PROPAGATION = "propagation"
 CONFIG = LessonConfig(
     terms=("anything",),
     is_known=(True,),
-    context=("brightness", "agreement", "base"),
+    context=("brightness", "agreement", "base", "from_below", "from_above"),
     planes=("axial",),
     pixel_mm=1.0,
     in_head=False,
@@ -75,12 +77,19 @@ def bundled(device: torch.device) -> Lesson:
     return Lesson(lesson.config, lesson.network.to(device))
 
 
-def followed(scene: Scene, plane: str, drawn: Drawn | None) -> list[Followed]:
-    """Prepare every term of which a drawn slice shows something."""
+def followed(
+    scene: Scene, plane: str, drawn: Drawn | None, only: Sequence[int] | None = None
+) -> list[Followed]:
+    """Prepare every term of which a drawn slice shows something.
+
+    Parameters
+    ----------
+    only : the slices that will be asked about, if not all.
+    """
     if drawn is None:
         return []
     terms = range(drawn.outlines.shape[1])
-    seen = [_of_term(scene, plane, drawn, term) for term in terms]
+    seen = [_of_term(scene, plane, drawn, term, only) for term in terms]
     return [one for one in seen if one is not None]
 
 
@@ -112,7 +121,9 @@ def kept_between(logits: Tensor, one: Followed, plane: str, indices: Sequence[in
     return kept
 
 
-def _of_term(scene: Scene, plane: str, drawn: Drawn, term: int) -> Followed | None:
+def _of_term(
+    scene: Scene, plane: str, drawn: Drawn, term: int, only: Sequence[int] | None
+) -> Followed | None:
     use = drawn.is_known[:, term]
     outlines = drawn.outlines[use, term]  # (R, H, W)
     masks = outlines > 0
@@ -122,8 +133,12 @@ def _of_term(scene: Scene, plane: str, drawn: Drawn, term: int) -> Followed | No
     base = scene.base[term : term + 1].float()  # (1, x, y, z)
     said = taught.by_slice(base, plane)[indices, 0] > 0
     agreement = float(2 * (said & masks).sum() / (said.sum() + masks.sum()))
-    ratio = _brightness_ratio(scene.image, taught.by_slice(scene.image, plane)[indices], outlines)
-    context = [ratio, torch.full_like(ratio, agreement), base[0] / taught.LOGIT_LIMIT]
+    slices = taught.by_slice(scene.image, plane)  # (N, H, W)
+    ratio = _brightness_ratio(scene.image, slices[indices], outlines)
+    wanted = range(len(slices)) if only is None else only
+    sides = torch.zeros(2, *scene.image.shape, device=scene.image.device)
+    taught.by_slice(sides, plane)[:] = tracing.traced(slices, indices.tolist(), outlines, wanted)
+    context = [ratio, torch.full_like(ratio, agreement), base[0] / taught.LOGIT_LIMIT, *sides]
     nowhere = [torch.zeros_like(place) for place in scene.places]
     own = replace(
         scene,
@@ -132,14 +147,10 @@ def _of_term(scene: Scene, plane: str, drawn: Drawn, term: int) -> Followed | No
         base=(base * max(0.0, 2 * agreement - 1)).half(),
         places=(nowhere[0], nowhere[1], nowhere[2]),
     )
-    only = slice(term, term + 1)
-    return Followed(
-        term,
-        own,
-        Drawn(
-            indices, drawn.outlines[use, only], drawn.is_known[use, only], drawn.centres[use, only]
-        ),
-    )
+    its = [
+        values[use, term : term + 1] for values in (drawn.outlines, drawn.is_known, drawn.centres)
+    ]
+    return Followed(term, own, Drawn(indices, *its))
 
 
 def _brightness_ratio(image: Tensor, slices: Tensor, outlines: Tensor) -> Tensor:

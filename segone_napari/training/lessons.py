@@ -87,6 +87,9 @@ class LearnConfig:
     noise: float = 0.05
     shift: float = 0.06
     """Standard deviation of a shift of the positions, in `systems.lessons.LENGTH_MM`."""
+    followed_weight: float = 0.5
+    """How much a pixel counts that drawn slices surely lead to on those beside them, where several
+    patients teach (`training.continuing`); 0: these aren't learnt from."""
     shift_of_one: float = 0.3
     """The same, of the box, where there is one patient: else the places of the drawn slices
     would be learnt by heart."""

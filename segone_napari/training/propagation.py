@@ -44,7 +44,7 @@ PLANE = "axial"
 FEWEST_SLICES, FEWEST_VOXELS = 5, 60
 MARGIN = 12
 """Pixels around an object that are seen with it."""
-BEYOND = 3
+BEYOND = 4
 """So many slices beyond an object's ends are asked about, too."""
 
 Mask = NDArray[np.bool_]
@@ -54,7 +54,7 @@ Mask = NDArray[np.bool_]
 class PropagationConfig:
     """Everything that decides what comes out of training, but for the machine."""
 
-    steps: int = 2_400
+    steps: int = 5_000
     batch: int = 3
     """Stacks a step."""
     objects: int = 2
@@ -199,7 +199,7 @@ def _object(classes: NDArray[np.int64], value: int, random: np.random.Generator)
     elif kind < 0.4:
         part = mask & (_beyond_a_plane(mask, 1.0, random) > 0)
         mask = part if part.sum() > FEWEST_VOXELS else mask
-    if random.random() < 0.5:
+    if random.random() < 0.35:
         pieces, count = ndimage.label(mask)
         if count > 1:
             mask = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
@@ -231,8 +231,9 @@ def _case(
     base = torch.from_numpy(imagined_base(mask[cut], thick, random))
     is_drawn = torch.zeros_like(truth)
     is_drawn[drawn] = True
-    followed = _followed(slices[cut], truth, is_drawn, base)
-    return None if followed is None else Case(followed, truth, sorted(asked.tolist()))
+    wanted = sorted(asked.tolist())
+    followed = _followed(slices[cut], truth, is_drawn, base, wanted)
+    return None if followed is None else Case(followed, truth, wanted)
 
 
 def _drawn_slices(shown: NDArray[np.intp], count: int, random: np.random.Generator) -> list[int]:
@@ -254,7 +255,7 @@ def imagined_base(mask: Mask, thick: int, random: np.random.Generator) -> NDArra
     if random.random() < 0.25:
         return np.zeros(mask.shape, dtype=np.float32)
     wrong = float(random.choice([0.5, 1.0, 2.0, 3.5]))  # pixels
-    depth = _distance(mask, thick)
+    depth = taught.signed_distance(mask, (thick, 1, 1))
     places = np.indices(mask.shape).astype(np.float32)
     for axis, mm in enumerate((thick, 1, 1)):
         bends = _smooth(mask.shape, float(random.choice([8.0, 16.0, 40.0])), random)
@@ -267,14 +268,6 @@ def imagined_base(mask: Mask, thick: int, random: np.random.Generator) -> NDArra
         depth += 1.5 * _smooth(mask.shape, 6.0, random)
     logits = float(random.choice([0.7, 1.2, 2.5])) * depth + 0.3 * random.normal()
     return np.asarray(logits.clip(-taught.LOGIT_LIMIT, taught.LOGIT_LIMIT), dtype=np.float32)
-
-
-def _distance(mask: Mask, thick: int) -> NDArray[np.float32]:
-    """Distance of each voxel from the outline in pixels, inside positive."""
-    inside, outside = (
-        ndimage.distance_transform_edt(m, sampling=(thick, 1, 1)) for m in (mask, ~mask)
-    )
-    return np.asarray(inside - outside, dtype=np.float32)
 
 
 def _beyond_a_plane(mask: Mask, thick: float, random: np.random.Generator) -> NDArray[np.float32]:
@@ -298,7 +291,9 @@ def _smooth(
 # --- what the network is shown ------------------------------------------------------------------
 
 
-def _followed(slices: Tensor, truth: Tensor, is_drawn: Tensor, base: Tensor) -> Followed | None:
+def _followed(
+    slices: Tensor, truth: Tensor, is_drawn: Tensor, base: Tensor, asked: list[int]
+) -> Followed | None:
     """Show an object as in use: all (N, H, W), as the axial slices of a scene."""
     image, mask, known, logits = (t.permute(1, 2, 0) for t in (slices, truth, is_drawn, base))
     x, y, z = image.shape
@@ -311,7 +306,7 @@ def _followed(slices: Tensor, truth: Tensor, is_drawn: Tensor, base: Tensor) -> 
         (torch.zeros(x), torch.zeros(y), torch.zeros(z)),
     )
     drawn = taught.drawn_slices(mask[None], known[None], PLANE)
-    return next(iter(propagation.followed(scene, PLANE, drawn)), None)
+    return next(iter(propagation.followed(scene, PLANE, drawn, asked)), None)
 
 
 def _shown(case: Case, lesson: Lesson, random: np.random.Generator) -> tuple[Tensor, ...]:

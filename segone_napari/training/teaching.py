@@ -25,6 +25,7 @@ from segone_napari.systems.following import LARGEST_SIDE, PLANE_OF_NORMAL, plane
 from segone_napari.systems.segone import SegOne
 from segone_napari.training import proposals
 from segone_napari.training.bookmarks import Bookmarks
+from segone_napari.training.continuing import continued
 from segone_napari.training.holding_back import HeldBack, Member, hold_back, measure, without
 from segone_napari.training.lessons import (
     Budget,
@@ -124,12 +125,16 @@ def teach(
     start_from_base(lesson.network, examples, kept)
     steps = config.steps or _steps_for(lesson_config, len(slices))
     shown = seen = without(examples, held)
+    # of one image drawn slices are followed beside the lesson anyway; others see what it learnt
+    followed_weight = config.learn.followed_weight if lesson_config.patients > 1 else 0.0
+    near: list[Slice] = []
+    if followed_weight:
+        seen, near = continued(shown, kept, followed_weight)
     check = held_back_check(lesson_config, shown, examples, held) if held else None
     # one patient's few slices are soon learnt by heart: what saw fewer of them is no good start
     anew = kind == "slice" and bool(held)
     first = 1.0 if not held else 0.5 if anew else 0.7
     remarks: list[str] = []
-    trust: dict[str, float] = {}
     teacher = None
     if config.teacher is not None:
         teacher, why_none = proposals.load_teacher(config.teacher, config.device)
@@ -149,22 +154,22 @@ def teach(
             check=check, bookmarks=bookmarks, name=name,
         )  # fmt: skip
 
-    # 1. What the person drew, and only that.
+    # 1. What the person drew, and where it leads on the slices beside.
     alone = first if teacher is None else 0.6 * first
     best = stretch(
-        "drawn", 0.0, alone, calmer=False, slices=kept, examples=seen, steps=steps, check=check
-    )
-    # 2. What the teacher proposes beside it.
-    more: list[Slice] = []
+        "drawn", 0.0, alone, calmer=False, slices=[*kept, *near], examples=seen, steps=steps,
+        check=check,
+    )  # fmt: skip
+    # 2. What the teacher proposes there.
+    added = proposals.Proposals([], [], {})
     if teacher is not None:
-        added = proposals.propose(lesson, seen, kept, teacher, config.trust, config.seed)
-        trust, more = added.trust, added.slices
+        added = proposals.propose(lesson, shown, kept, teacher, config.trust, config.seed)
         remarks.extend(added.remarks)
-        seen = added.examples
-        if more:
+        if added.slices:
+            seen = _with_proposals(seen, added.examples)
             stretch(
-                "proposed", alone, first, calmer=True, slices=[*kept, *more], examples=seen,
-                steps=max(1, steps // 2), check=check,
+                "proposed", alone, first, calmer=True, slices=_each([*kept, *near, *added.slices]),
+                examples=seen, steps=max(1, steps // 2), check=check,
             )  # fmt: skip
     # 3. Measured, and then taught what was held back as well.
     measured = measure(system, lesson, examples, shown, members, held, kind) if held else []
@@ -172,14 +177,16 @@ def teach(
         if anew:
             lesson = new_lesson(lesson_config, config.seed)
             start_from_base(lesson.network, examples, slices)
-        everything = slices_of(examples, lesson_config.planes)
-        if more:
-            examples = _with_proposals(examples, seen)
+        if followed_weight:
+            examples, near = continued(examples, slices, followed_weight)
+        if added.slices:
+            examples = _with_proposals(examples, added.examples)
         stretch(
-            "all", first, 1.0, calmer=not anew, slices=[*everything, *more], examples=examples,
+            "all", first, 1.0, calmer=not anew, slices=_each([*slices, *near, *added.slices]),
+            examples=examples,
             steps=max(1, best, steps // 2) if anew else max(1, round(steps * 0.4)),
         )  # fmt: skip
-    return Taught(lesson, measured, trust, len(more), remarks)
+    return Taught(lesson, measured, added.trust, len(added.slices), remarks)
 
 
 def plan_lesson(system: SegOne, terms: Sequence[str], members: Sequence[Member]) -> LessonConfig:
@@ -245,18 +252,22 @@ def _calmer(learn: LearnConfig) -> LearnConfig:
 
 
 def _with_proposals(examples: Sequence[Example], proposed: Sequence[Example]) -> list[Example]:
-    """All that a person drew, and what was proposed where nobody drew."""
+    """Add what SAM2 proposes. It bears out what was followed on those slices, or contradicts it:
+    a voxel counts more where both agree, and not at all where they don't. A person's voxels stay.
+    """
     out = []
-    for whole, more in zip(examples, proposed, strict=True):
-        free = whole.weight == 0
-        out.append(
-            replace(
-                whole,
-                truth=torch.where(free, more.truth, whole.truth),
-                weight=torch.where(free, more.weight, whole.weight),
-            )
-        )
+    for one, more in zip(examples, proposed, strict=True):
+        says = (more.weight > 0) & (one.weight < 1)
+        agrees = (one.weight == 0) | (one.truth == more.truth)
+        truth = torch.where(says, more.truth, one.truth)
+        weight = torch.where(says, (one.weight + more.weight) * agrees, one.weight)
+        out.append(replace(one, truth=truth, weight=weight))
     return out
+
+
+def _each(slices: Sequence[Slice]) -> list[Slice]:
+    """Every slice once, in order."""
+    return sorted(set(slices))
 
 
 def _is_known(term: str, vocabulary: Vocabulary) -> bool:

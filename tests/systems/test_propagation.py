@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segone_napari.models.learnt import Lesson, LessonConfig, LessonNetwork
 from segone_napari.systems import lessons as taught
-from segone_napari.systems import propagation
+from segone_napari.systems import looking, propagation
 from segone_napari.systems.looking import look
 from segone_napari.volume import Grid
 
@@ -74,7 +74,7 @@ def test_what_the_base_says_counts_as_far_as_it_is_right_on_drawn_slices():
     for base in (right, wrong):
         (one,) = propagation.followed(scene(body, base), "axial", drawn(body))
         shown.append(one.scene)
-    _, agreement, said = (channel.float() for channel in shown[0].context)
+    agreement, said = shown[0].context[1:3].float()
     assert agreement.unique().tolist() == [1.0]
     assert torch.equal(shown[0].base[0].float(), torch.from_numpy(right))
     assert torch.allclose(said * taught.LOGIT_LIMIT, torch.from_numpy(right), atol=0.01)
@@ -102,17 +102,21 @@ def test_where_nothing_was_drawn_nothing_is_followed(outlines):
     assert propagation.followed(scene(bent_body()), "axial", outlines) == []
 
 
-def test_a_lesson_and_what_is_followed_count_alike_and_alone_the_lesson_answers():
+def test_what_is_followed_counts_beside_a_lesson_and_less_far_from_what_was_drawn():
     body = bent_body()
     own, outlines = scene(body), drawn(body)
     torch.manual_seed(0)
     lesson = Lesson(ONE_TERM, LessonNetwork(ONE_TERM).eval())
-    both = look(lesson, own, {"axial": outlines}, only=OTHERS)
+    asked = [1, *OTHERS, 28]
+    both = look(lesson, own, {"axial": outlines}, only=asked)
     (one,) = propagation.followed(own, "axial", outlines)
     with torch.inference_mode():
-        alone = taught.slice_logits(lesson, own, "axial", OTHERS, outlines)[:, 0]
-        other = propagation.propagated(propagation.bundled(CPU), one, "axial", OTHERS)
-        untold = taught.slice_logits(lesson, own, "axial", OTHERS, None)[:, 0]
-    assert torch.allclose(both[0, ..., OTHERS].permute(2, 0, 1), ((alone + other) / 2).sigmoid())
-    without = look(lesson, own, {}, only=OTHERS)
-    assert torch.allclose(without[0, ..., OTHERS].permute(2, 0, 1), untold.sigmoid())
+        alone = taught.slice_logits(lesson, own, "axial", asked, outlines)[:, 0]
+        other = propagation.propagated(propagation.bundled(CPU), one, "axial", asked)
+        untold = taught.slice_logits(lesson, own, "axial", asked, None)[:, 0]
+    share = torch.full((len(asked), 1, 1), looking.FOLLOWED_COUNTS)
+    share[[0, -1]] = looking.FAR_COUNTS
+    expected = ((1 - share) * alone + share * other).sigmoid()
+    assert torch.allclose(both[0, ..., asked].permute(2, 0, 1), expected, atol=1e-5)
+    without = look(lesson, own, {}, only=asked)
+    assert torch.allclose(without[0, ..., asked].permute(2, 0, 1), untold.sigmoid())
