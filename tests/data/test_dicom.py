@@ -174,7 +174,7 @@ def test_doubled_slices_count_once_and_are_said(tmp_path: Path) -> None:
     scanner.set_pixels(again, np.zeros((again.Rows, again.Columns), np.int16))
     found = formats.read(scanner.save([again, *made], tmp_path))
     assert_same(found, volume)
-    assert "1 slices (4) lie at the same place as another; the first of each is used" in (
+    assert "1 slice (4) lies at the same place as another; the first of each is used" in (
         found.warnings
     )
 

@@ -264,9 +264,8 @@ def _volumes(
     # Most places have one image: the others were stored twice.
     if counts[1] > len(places) / 2:
         doubled = [n for n, place in enumerate(places, start=1) if len(place) > 1]
-        words = (
-            f"{_slices_named(doubled)} lie at the same place as another; the first of each is used"
-        )
+        they_lie = f"{_slices_named(doubled)} {'lies' if len(doubled) == 1 else 'lie'}"
+        words = f"{they_lie} at the same place as another; the first of each is used"
         return (tuple(place[0] for place in places),), [words]
     return _complete_volumes(places, most)
 
@@ -385,7 +384,7 @@ def _missing(multiples: NDArray[np.float64]) -> str:
 
 def _slices_named(numbers: Sequence[int]) -> str:
     shown = ", ".join(str(n) for n in numbers[:5]) + (" ..." if len(numbers) > 5 else "")
-    return f"{len(numbers)} slices ({shown})"
+    return f"{len(numbers)} slice{'s' if len(numbers) > 1 else ''} ({shown})"
 
 
 def _leaning(
