@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from segone_napari.models.learnt import Lesson
+from segone_napari.models.learnt import GENERAL_FROM, Lesson
 from segone_napari.systems import propagation
 from segone_napari.systems.lessons import Drawn, Scene, by_slice, slice_count, slice_logits
 
 SLICES_AT_ONCE = 16
-FOLLOWED_COUNTS, FAR_COUNTS = 0.7, 0.4
-"""How much of the answer is what was followed: near drawn slices or between them, and far beyond.
-Chosen on crops of hippocampi that nothing is measured on."""
+FOLLOWED_COUNTS, OF_MANY_COUNTS, FAR_COUNTS = 0.7, 0.5, 0.4
+"""How much of the answer is what was followed near drawn slices or between them, beside a lesson of
+few patients and one of many, and far beyond. Chosen on hippocampi that nothing is measured on."""
 FAR = 3
 """More than so many slices beyond the outermost drawn one is far."""
 
@@ -50,6 +50,7 @@ def look(
         p: list(range(slice_count(scene, p)) if only is None else only) for p in config.planes
     }
     total = sum(len(indices) for indices in wanted.values())
+    near = FOLLOWED_COUNTS if config.patients < GENERAL_FROM else OF_MANY_COUNTS
     done = 0
     mean = torch.zeros(len(config.terms), *scene.image.shape, device=scene.image.device)
     for plane, indices in wanted.items():
@@ -61,15 +62,15 @@ def look(
             logits = slice_logits(lesson, scene, plane, batch, drawn.get(plane))
             for one in followed:
                 other = propagation.propagated(propagation.bundled(device), one, plane, batch)
-                both = torch.lerp(logits[:, one.term], other, _share_of(one, batch).to(other))
+                both = torch.lerp(logits[:, one.term], other, _share_of(one, batch, near).to(other))
                 logits[:, one.term] = propagation.kept_between(both, one, plane, batch)
             slices[torch.tensor(batch)] += logits.sigmoid() / len(config.planes)
             done += len(batch)
     return mean
 
 
-def _share_of(one: propagation.Followed, indices: Sequence[int]) -> Tensor:
+def _share_of(one: propagation.Followed, indices: Sequence[int], near: float) -> Tensor:
     """How much of the answer on some slices is what was followed: (N, 1, 1)."""
     first, last = int(one.drawn.indices[0]), int(one.drawn.indices[-1])
     is_far = [not first - FAR <= index <= last + FAR for index in indices]
-    return torch.tensor([FAR_COUNTS if far else FOLLOWED_COUNTS for far in is_far])[:, None, None]
+    return torch.tensor([FAR_COUNTS if far else near for far in is_far])[:, None, None]

@@ -342,6 +342,7 @@ def test_slice_that_is_right_counts_as_corrected(qtbot, with_balls) -> None:
     filled = "Fill in between corrected slices: left ball"
     qtbot.waitUntil(lambda: status.text().startswith(filled), timeout=PATIENCE_MS)
     np.testing.assert_array_equal(layer.data[at], before[at])
+    viewer.dims.set_current_step(0, at + 2)
     button = child(widget, QPushButton, "confirm")
     qtbot.waitUntil(button.isEnabled, timeout=PATIENCE_MS)
     click(qtbot, widget, QPushButton, "confirm")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -102,11 +104,15 @@ def test_where_nothing_was_drawn_nothing_is_followed(outlines):
     assert propagation.followed(scene(bent_body()), "axial", outlines) == []
 
 
-def test_what_is_followed_counts_beside_a_lesson_and_less_far_from_what_was_drawn():
+@pytest.mark.parametrize(
+    ("patients", "counts"), [(1, looking.FOLLOWED_COUNTS), (3, looking.OF_MANY_COUNTS)]
+)
+def test_what_is_followed_counts_beside_a_lesson_and_less_far_from_what_was_drawn(patients, counts):
     body = bent_body()
     own, outlines = scene(body), drawn(body)
     torch.manual_seed(0)
-    lesson = Lesson(ONE_TERM, LessonNetwork(ONE_TERM).eval())
+    config = replace(ONE_TERM, patients=patients)
+    lesson = Lesson(config, LessonNetwork(config).eval())
     asked = [1, *OTHERS, 28]
     both = look(lesson, own, {"axial": outlines}, only=asked)
     (one,) = propagation.followed(own, "axial", outlines)
@@ -114,7 +120,7 @@ def test_what_is_followed_counts_beside_a_lesson_and_less_far_from_what_was_draw
         alone = taught.slice_logits(lesson, own, "axial", asked, outlines)[:, 0]
         other = propagation.propagated(propagation.bundled(CPU), one, "axial", asked)
         untold = taught.slice_logits(lesson, own, "axial", asked, None)[:, 0]
-    share = torch.full((len(asked), 1, 1), looking.FOLLOWED_COUNTS)
+    share = torch.full((len(asked), 1, 1), counts)
     share[[0, -1]] = looking.FAR_COUNTS
     expected = ((1 - share) * alone + share * other).sigmoid()
     assert torch.allclose(both[0, ..., asked].permute(2, 0, 1), expected, atol=1e-5)

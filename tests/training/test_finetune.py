@@ -141,15 +141,15 @@ def test_the_base_answers_as_before(taught):
 def test_what_a_person_corrected_is_the_answer_there(taught, tmp_path):
     path, truth = phantoms.save(taught.folder.parent, 0)
     image = formats.read(path)
-    wrong = np.zeros_like(truth)
-    wrong[2:5, 2:5, 6] = 1
+    drawn = truth.copy()
+    drawn[2:5, 2:5, 6] = 1
     project = Project(tmp_path / "copy")
-    project.add_correction(TERM, ImageRef.of(image, path), wrong, axis=2, slices=(6,))
+    project.add_correction(TERM, ImageRef.of(image, path), drawn, axis=2, slices=(6,))
     Versions(project.folder).import_from(Versions(taught.folder).folder_of(1))
     Versions(project.folder).use(1)
     result = Session(project=project.folder, device="cpu").segment(image, [TERM])[0]
-    np.testing.assert_array_equal(result.mask.data[:, :, 6], wrong[:, :, 6])
-    assert result.mask.data[:, :, 9].any()
+    np.testing.assert_array_equal(result.mask.data[:, :, 6], drawn[:, :, 6])
+    assert phantoms.dice(np.delete(result.mask.data, 6, 2), np.delete(truth, 6, 2)) > 0.7
 
 
 def test_a_correction_of_an_open_image_counts_once_it_is_recalled(taught, tmp_path):
@@ -581,7 +581,7 @@ def test_of_two_started_at_once_one_trains_and_the_other_says_why_it_does_not(pr
     watching = jobs.TrainingJob.running(project.folder)
     assert next(event["event"] for event in watching.events()) == "started"
     winner.cancel()
-    assert winner.wait(60)[-1] == watching.wait(60)[-1] == {"event": "cancelled"}
+    assert winner.wait(120)[-1] == watching.wait(120)[-1] == {"event": "cancelled"}
 
 
 def test_killed_in_the_middle_nothing_is_lost_and_it_goes_on_from_there(project):
