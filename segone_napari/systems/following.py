@@ -113,10 +113,11 @@ def _followed(
     outlines = taught.drawn_slices(truth, known, plane)
     probability = torch.zeros_like(scene.image)
     by_slice = taught.by_slice(probability, plane)  # (N, H, W), a view
-    for one in propagation.followed(scene, plane, outlines):
-        first, last = int(outlines.indices[0]), int(outlines.indices[-1])
-        for start in range(first, last + 1, SLICES_AT_ONCE):
-            batch = list(range(start, min(start + SLICES_AT_ONCE, last + 1)))
+    given = outlines.indices.tolist()
+    asked = range(given[0], given[-1] + 1) if given else range(0)
+    for one in propagation.followed(scene, plane, outlines, asked):
+        for start in range(0, len(asked), SLICES_AT_ONCE):
+            batch = list(asked[start : start + SLICES_AT_ONCE])
             logits = propagation.propagated(lesson, one, plane, batch)
             by_slice[batch] = propagation.kept_between(logits, one, plane, batch).sigmoid()
     box, values = taught.on_image(probability, scene, image.grid)

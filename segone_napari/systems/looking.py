@@ -55,7 +55,7 @@ def look(
     mean = torch.zeros(len(config.terms), *scene.image.shape, device=scene.image.device)
     for plane, indices in wanted.items():
         slices = by_slice(mean, plane)  # (N, T, H, W), a view
-        followed = propagation.followed(scene, plane, drawn.get(plane))
+        followed = propagation.followed(scene, plane, drawn.get(plane), indices)
         for start in range(0, len(indices), SLICES_AT_ONCE):
             progress(done, total)
             batch = indices[start : start + SLICES_AT_ONCE]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 EXIT_CANCELLED = 130
 LONGEST_NAME = 80
+MOST_LABELS = 1000
+"""A file with more different values is no label map."""
 
 
 # --- segone correct -----------------------------------------------------------------------------
@@ -136,10 +138,6 @@ def _check_spelling(name: str, vocabulary: Vocabulary) -> None:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-MOST_LABELS = 1000
-"""A file with more different values is no label map."""
 
 
 def _inside(mask: Volume, label: int | None, name: object) -> NDArray[np.uint8]:
