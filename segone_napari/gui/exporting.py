@@ -356,7 +356,8 @@ def _folder_of(work: ImageWork) -> Path:
 def _stem(name: str) -> str:
     """Turn a name into the beginning of a file's name; empty if nothing is left of it."""
     for ending in (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".hdr", ".img"):
-        name = name.removesuffix(ending)
+        if name.lower().endswith(ending):
+            name = name[: -len(ending)]
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".")
 
 

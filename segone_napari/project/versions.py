@@ -16,6 +16,7 @@ import contextlib
 import filecmp
 import json
 import lzma
+import os
 import shutil
 import struct
 import tempfile
@@ -134,6 +135,8 @@ class Versions:
             self.folder.mkdir(parents=True, exist_ok=True)
             number = self._last_given() + 1
             while True:
+                # said before the version is there: what could fail afterwards would deny it
+                write_whole(self.folder / LAST, json.dumps({"last": number}).encode())
                 try:
                     folder.rename(self.folder / str(number))
                 except OSError:
@@ -143,7 +146,6 @@ class Versions:
                     number += 1
                 else:
                     break
-            write_whole(self.folder / LAST, json.dumps({"last": number}).encode())
             sync_folder(self.folder)
         except OSError as error:
             raise why_not_saved(self.folder, error) from error
@@ -256,6 +258,8 @@ def _are_same(one: Path, other: Path) -> bool:
 def _unpack(archive: Path, folder: Path) -> None:
     if not archive.is_file():
         raise BadInput(f"no such file: {archive}; check the path")
+    if not os.access(archive, os.R_OK):
+        raise BadInput(f"{archive} may not be read; ask for the permission, or for another copy")
     try:
         with zipfile.ZipFile(archive) as stream:
             entries = [entry for entry in stream.infolist() if not entry.is_dir()]

@@ -54,12 +54,34 @@ BORROWED_LOOKS = dict.fromkeys(
     ("inferior lateral ventricle", "third ventricle", "fourth ventricle"), "lateral ventricle"
 )
 """Structures too thin to show their own brightness, and whose they have."""
-OUTLIERS = {"white matter lesions": "cerebral white matter"}
-"""What is known by looking unlike another structure, in whichever way, and which that is."""
-OUTLIER = 1.7
-"""From so many standard deviations on, a voxel is rather an outlier, if nothing else is known."""
-CLEARLY = 3.0
-"""From so many robust standard deviations on, an outlier is clearly unlike what it is one of."""
+
+
+class OutlierOf(NamedTuple):
+    """What an outlier is unlike, and what differs from that in the same direction."""
+
+    usual: str
+    towards: str
+
+
+OUTLIERS = {"white matter lesions": OutlierOf("cerebral white matter", "cerebral cortex")}
+"""What is known by looking unlike another structure.
+
+Lesions hold more water than white matter, as grey matter does, so that in every sequence both are
+brighter, or both are darker."""
+OUTLIER = 3.0
+"""From so many standard deviations on, a voxel is rather an outlier, if nothing else is known.
+
+Up to there the odds are the exponential of how many are missing. Beyond it all brightness is as
+likely in an outlier as one standard deviation from the mean is in what is usual."""
+LEAST_CLEAR = 0.65
+"""A piece of outliers of which a smaller share is beyond `OUTLIER` doesn't count, whatever the
+network says: beside the ventricles white matter looks a little like lesions in most heads."""
+SMALLEST_PIECE_ML = 0.01
+"""Nor does a smaller one: what is called a lesion is 3 mm long at least."""
+MOST_TOLD = 6.0
+"""More that are missing make no difference."""
+LEAST_APART = 0.5
+"""Two structures have to be so many standard deviations apart to tell a direction."""
 OWN_WORD = ("tumour", "blood vessels")
 """Classes that have no one brightness: the network alone says where they are."""
 
@@ -83,19 +105,26 @@ Parts = dict[int, ClassPart]
 class SparseClasses:
     """Probabilities of all classes in a box of an image whose axes are in RAS order.
 
-    A class that is nowhere has no part. Of outliers, `clear` says which share of their voxels is
-    clearly unlike what they lie in.
+    A class that is nowhere has no part. Of outliers, `unclear` says which voxels (E,) belong to
+    pieces that hardly differ from what they lie in, or are specks.
     """
 
     box: Box
     parts: Parts
-    clear: dict[int, float] = field(default_factory=dict)
+    unclear: dict[int, Tensor] = field(default_factory=dict)
 
     def probability(self, classes: Sequence[int]) -> Dense:
-        """Sum of the probabilities of some classes, in the box that holds them all."""
+        """Sum of the probabilities of some classes, in the box that holds them all.
+
+        Of outliers alone, what is unclear has half its probability, so that it wins no voxel,
+        unless all is.
+        """
         parts = [self.parts[c] for c in classes if c in self.parts]
         if not parts:
             return EMPTY_BOX, np.zeros((0, 0, 0), dtype=np.float16)
+        if len(classes) == 1 and self.is_clear(classes[0]):
+            part = parts[0]
+            parts = [part._replace(values=part.values / (1 + self.unclear[classes[0]].half()))]
         shape = _shape(self.box)
         total = torch.zeros(math.prod(shape), device=parts[0].values.device)
         for part in parts:
@@ -103,6 +132,12 @@ class SparseClasses:
         box = joined(*(part.box for part in parts))
         values = total.reshape(shape)[_inside(box, self.box)].clamp(max=1)
         return box, values.half().cpu().numpy()
+
+    def is_clear(self, index: int) -> bool | None:
+        """Whether any piece of an outlier's mask is clear; None of what is no outlier."""
+        if index not in self.unclear:
+            return None
+        return bool(((self.parts[index].values > 0.5) & ~self.unclear[index]).any())
 
 
 class _Entries(NamedTuple):
@@ -140,10 +175,25 @@ class _Choice(NamedTuple):
 
 
 class _Looks(NamedTuple):
-    """Mean and variance (C,) of each class's brightness."""
+    """Mean and variance (C,) of each class's brightness, and how outliers of it look.
+
+    These differ from `middle` (C,) by standard deviations of `spread` (C,), upwards where
+    `direction` (C,) is 1, downwards where it is -1, either way where it is 0.
+    """
 
     mean: Tensor
     variance: Tensor
+    middle: Tensor
+    spread: Tensor
+    direction: Tensor
+
+    def unlikeness(self, look: int | Tensor, even: Tensor) -> Tensor:
+        """By how many standard deviations brightness `even` (E,) is an outlier of a look, or of
+        looks (E,).
+        """
+        direction = self.direction[look]
+        away = (even - self.middle[look]) / self.spread[look]
+        return torch.where(direction == 0, away.abs(), away * direction)
 
 
 def sharpen(
@@ -195,9 +245,10 @@ def sharpen(
     places = some.shown * every
     observed = _at(image, box, places)
     bright_end = _bright_end(observed)
+    kinds = [_kind(name) for name in class_names]
     looks, bias = _estimate(
         some.entries,
-        count,
+        kinds,
         observed / bright_end,
         *_cells(places, shape, spacing),
         lambda n: progress(count + n, steps),
@@ -205,7 +256,7 @@ def sharpen(
 
     # 2. What every voxel is, a few planes at a time.
     sharp: dict[int, list[Tensor]] = {index: [] for index in others}
-    clear = _Clarity([*others], class_names)
+    unlike: dict[int, list[Tensor]] = {i: [] for i in others if kinds[i] in OUTLIERS}
     plane = math.prod(shape[1:])
     for first, last, bias_there in _in_pieces(bias, shape, max(1, AT_ONCE // plane)):
         progress(count + ITERATIONS + FINAL_STEPS * first // shape[0], steps)
@@ -215,12 +266,17 @@ def sharpen(
         even = (image[box][first:last] / bias_there).flatten()[here.shown] / bright_end
         shares = _expectation(here.entries, even, looks)
         shares *= here.room.clamp(0, 1)[here.entries.voxel]
-        clear.add(here, shares, even)
-        for values, part in zip(shares.split(here.lengths)[:-1], sharp.values(), strict=True):
-            part.append(values.half())
+        of_classes = shares.split(here.lengths)[:-1], here.entries.voxel.split(here.lengths)[:-1]
+        for index, values, voxels in zip(others, *of_classes, strict=True):
+            sharp[index].append(values.half())
+            if index in unlike:
+                look = kinds.index(OUTLIERS[kinds[index]].usual)
+                unlike[index].append(looks.unlikeness(look, even[voxels]))
     progress(steps, steps)
     parts = {index: part._replace(values=torch.cat(sharp[index])) for index, part in others.items()}
-    return SparseClasses(box, parts | own, clear.shares())
+    least = SMALLEST_PIECE_ML * 1000 / math.prod(spacing)
+    unclear = {i: _unclear(parts[i], torch.cat(away), box, least) for i, away in unlike.items()}
+    return SparseClasses(box, parts | own, unclear)
 
 
 def _in_pieces(
@@ -237,37 +293,25 @@ def _in_pieces(
         yield first, last, F.interpolate(cells[None, first:last], shape[1:], mode="bilinear")[0]
 
 
-class _Clarity:
-    """Collects which share of each class of outliers is clearly unlike what it is one of."""
-
-    def __init__(self, classes: Sequence[int], class_names: Sequence[str]) -> None:
-        kinds = [_kind(name) for name in class_names]
-        self._places = {
-            index: (place, kinds.index(OUTLIERS[kinds[index]]))
-            for place, index in enumerate(classes)
-            if kinds[index] in OUTLIERS
-        }
-        self._found: dict[int, list[Tensor]] = {index: [] for index in self._places}
-        self._usual: dict[int, list[Tensor]] = {index: [] for index in self._places}
-
-    def add(self, choice: _Choice, shares: Tensor, even: Tensor) -> None:
-        """Add voxels, with the shares (E,) of what they may be and their brightness `even` (N,)."""
-        voxels, look, teaches = choice.entries[:3]
-        for index, (place, usual) in self._places.items():
-            values, its_voxels = (t.split(choice.lengths)[place] for t in (shares, voxels))
-            self._found[index].append(even[its_voxels[values > 0.5]])
-            self._usual[index].append(even[voxels[(look == usual) & teaches & (shares > 0.9)]])
-
-    def shares(self) -> dict[int, float]:
-        """Which share of a class's voxels is clear, where there is enough to tell from."""
-        clear = {}
-        for index, parts in self._found.items():
-            found, usual = torch.cat(parts), torch.cat(self._usual[index])
-            if len(found) and len(usual) >= DOUBT:
-                middle = usual.median()
-                spread = 1.4826 * (usual - middle).abs().median()
-                clear[index] = float(((found - middle).abs() > CLEARLY * spread).float().mean())
-        return clear
+def _unclear(part: ClassPart, unlike: Tensor, box: Box, least: float) -> Tensor:
+    """Which voxels (E,) of outliers lie in pieces that are hardly `unlike` (E,) what is usual, or
+    of fewer than `least` voxels.
+    """
+    start = [side.start - of.start for side, of in zip(part.box, box, strict=True)]
+    voxels = np.unravel_index(part.voxels.cpu().numpy(), _shape(box))
+    places = tuple(line - first for line, first in zip(voxels, start, strict=True))
+    mask = np.zeros(_shape(part.box), dtype=bool)
+    mask[places] = (part.values > 0.5).cpu().numpy()
+    pieces, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    piece = torch.from_numpy(pieces[places]).long()
+    is_clear = (unlike > OUTLIER).float().cpu()
+    size, clear = (
+        torch.zeros(count + 1).index_add_(0, piece, weights)
+        for weights in (torch.ones_like(is_clear), is_clear)
+    )
+    is_unclear = (clear < LEAST_CLEAR * size) | (size < least)
+    is_unclear[0] = False
+    return is_unclear[piece].to(part.values.device)
 
 
 def _shape(box: Box) -> tuple[int, int, int]:
@@ -359,7 +403,7 @@ def _choice(
 
     lengths = [len(part.voxels) for part in others.values()] + [len(shown)]
     kinds = [_kind(name) for name in class_names]
-    borrowed = BORROWED_LOOKS | OUTLIERS
+    borrowed = BORROWED_LOOKS | {name: of.usual for name, of in OUTLIERS.items()}
     looks = [kinds.index(borrowed.get(kinds[index], kinds[index])) for index in others] + [0]
     teaches = [kinds[index] not in borrowed for index in others] + [True]
     is_outlier = [kinds[index] in OUTLIERS for index in others] + [False]
@@ -397,13 +441,13 @@ def _cells(
 
 def _estimate(
     entries: _Entries,
-    classes: int,
+    kinds: Sequence[str],
     observed: Tensor,
     cells: Tensor,
     size: tuple[int, ...],
     progress: Callable[[int], None],
 ) -> tuple[_Looks, Tensor]:
-    """Estimate how each of C classes looks from voxels of a brightness `observed` (N,).
+    """Estimate how each of C classes, of these kinds, looks from voxels `observed` (N,).
 
     Returns the looks, and the bias field on cells of `size`.
     """
@@ -411,34 +455,50 @@ def _estimate(
     for done in range(ITERATIONS):
         progress(done)
         even = observed / bias.flatten()[cells]
-        looks = _maximisation(entries, classes, shares, even)
+        looks = _maximisation(entries, kinds, shares, even)
         shares = _expectation(entries, even, looks)
         bias = _bias(entries, shares, observed, looks, cells, size)
     progress(ITERATIONS)
     return looks, bias
 
 
-def _maximisation(entries: _Entries, classes: int, shares: Tensor, even: Tensor) -> _Looks:
-    """Mean and variance of each class's brightness, from shares (E,) of voxels `even` (N,)."""
+def _maximisation(entries: _Entries, kinds: Sequence[str], shares: Tensor, even: Tensor) -> _Looks:
+    """How each class looks, from shares (E,) of voxels `even` (N,)."""
     shares = shares * entries.teaches
     brightness = even[entries.voxel]
 
     def total(weights: Tensor) -> Tensor:
-        return weights.new_zeros(classes).index_add_(0, entries.look, weights)
+        return weights.new_zeros(len(kinds)).index_add_(0, entries.look, weights)
 
     mass = total(shares) + DOUBT
     mean = (total(shares * brightness) + DOUBT * even.mean()) / mass
     spread = total(shares * (brightness - mean[entries.look]).square())
-    variance = (spread + DOUBT * even.var()) / mass
-    return _Looks(mean, variance.clamp_min(LEAST_SPREAD**2))
+    variance = ((spread + DOUBT * even.var()) / mass).clamp_min(LEAST_SPREAD**2)
+    looks = _Looks(mean, variance, mean.clone(), variance.sqrt(), torch.zeros_like(mean))
+    for usual, towards in OUTLIERS.values():
+        if usual not in kinds:
+            continue
+        look = kinds.index(usual)
+        sure = brightness[(entries.look == look) & (shares > 0.9)]
+        if len(sure) > DOUBT:
+            looks.middle[look] = sure.median()
+            deviation = 1.4826 * (sure - looks.middle[look]).abs().median()
+            looks.spread[look] = deviation.clamp_min(LEAST_SPREAD)
+        if towards in kinds:
+            apart = (mean[kinds.index(towards)] - mean[look]) / variance[look].sqrt()
+            looks.direction[look] = apart.sign() * (apart.abs() >= LEAST_APART)
+    return looks
 
 
 def _expectation(entries: _Entries, even: Tensor, looks: _Looks) -> Tensor:
     """How probable each entry (E,) is, given the voxels' brightness `even` (N,)."""
     variance = looks.variance[entries.look]
     distance = (even[entries.voxel] - looks.mean[entries.look]).square() / variance
-    distance = torch.where(entries.is_outlier, OUTLIER**2, distance)
+    out = entries.is_outlier
+    beyond = looks.unlikeness(entries.look[out], even[entries.voxel[out]]) - OUTLIER
+    distance[out] = torch.where(beyond > 0, distance[out].clamp_max(1), distance[out])
     likelihood = (-0.5 * LIKELIHOOD_POWER * (distance + variance.log())).clamp(-40, 40)
+    likelihood[out] += beyond.clamp(-MOST_TOLD, 0)
     return entries.normalised(entries.prior * likelihood.exp(), len(even))
 
 

@@ -86,9 +86,6 @@ LEAST_CERTAINTY_OF = {LESIONS: 0.53, TUMOUR: 0.55}
 counts as not found. What need not be in a head at all has to be surer."""
 MAY_BE_OFF = 0.5
 """By how many voxels an outline may be off (standard deviation), for confidence and uncertainty."""
-LEAST_CLEAR = 0.65
-"""Lesions of which less is clearly unlike white matter count as not found: beside the ventricles
-white matter looks a little like them in most heads."""
 SPECKS_ML, SURE_OF_SPECKS = 1.0, 0.5
 """Lesions that are no more than this, all together, count as not found below this confidence."""
 
@@ -499,10 +496,10 @@ def _why_not(
 
     Of a term of several classes, such as the brain, lesions may be a part.
     """
-    clear = None if encoded.sharp is None else encoded.sharp.clear.get(classes[0])
-    if clear is None or len(classes) > 1:
+    is_clear = None if encoded.sharp is None else encoded.sharp.is_clear(classes[0])
+    if is_clear is None or len(classes) > 1:
         return ""
-    if clear < LEAST_CLEAR:
+    if not is_clear:
         return "what was seen hardly differs from its surroundings"
     if volume_ml <= SPECKS_ML and confidence < SURE_OF_SPECKS:
         return "no more than a few unsure specks were seen"

@@ -169,6 +169,7 @@ def test_exports_of_a_file_bear_its_name_until_another_is_typed(
 ) -> None:
     (tmp_path / "in").mkdir()
     path = formats.write(head(), tmp_path / "in" / "volunteer 7.nii.gz")
+    path = path.rename(path.with_name("volunteer 7.NII.GZ"))
     window = opened_window(qtbot, make_napari_viewer, segmenter, path)
     field = child(window, QLineEdit, "export_name")
     assert field.text() == "volunteer_7"

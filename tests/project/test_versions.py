@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from segone_napari.project import versions as module
+from segone_napari.project.journal import NotSaved
 from segone_napari.project.versions import Versions
 from segone_napari.runtime import BadInput
 
@@ -55,3 +59,32 @@ def test_an_archive_that_can_not_be_unpacked_is_refused_in_words(
     with pytest.raises(BadInput, match="no exported version"):
         versions.import_from(path)
     assert list(versions.folder.iterdir()) == []
+
+
+def test_an_archive_that_may_not_be_read_is_not_called_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "version.zip"
+    archive(path)
+    monkeypatch.setattr(os, "access", lambda asked, mode: asked != path)
+    with pytest.raises(BadInput, match=r"version\.zip may not be read; ask for the permission"):
+        Versions(tmp_path / "project").import_from(path)
+
+
+def test_what_could_not_be_saved_is_no_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "checkpoint.json").write_text("{}")
+    versions = Versions(tmp_path / "project")
+
+    def refuse(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(module, "write_whole", refuse)
+        with pytest.raises(NotSaved, match="the disk is full"):
+            versions.add(made)
+    assert versions.numbers() == ()
+    assert versions.add(made) == 1, "the folder is still where it was"

@@ -108,28 +108,66 @@ def test_a_thin_structure_has_the_look_of_its_larger_neighbour() -> None:
     assert dice(parts[4] > 0.5, truth == 4) < 0.5 < dice(mask(sharp, 4, truth.shape), truth == 4)
 
 
-@pytest.mark.parametrize("lesion", [0.7, 1.1])
-def test_a_lesion_is_what_looks_unlike_white_matter(lesion: float) -> None:
+def with_lesion(chance: float) -> tuple[NDArray[np.int64], list[NDArray[np.float16]]]:
+    """The phantom with a lesion, and a second place that the network takes for one as well."""
     truth, parts = phantom()
     for place in (slice(28, 32), slice(7, 11)):
-        parts[6][place, 10:14, 10:14] = 0.45
-        parts[2][place, 10:14, 10:14] = 0.55
+        parts[6][place, 10:14, 10:14] = chance
+        parts[2][place, 10:14, 10:14] = 1 - chance
     truth[28:32, 10:14, 10:14] = 6
+    return truth, parts
+
+
+@pytest.mark.parametrize("lesion", [0.7, 1.1])
+@pytest.mark.parametrize("chance", [0.45, 0.7])
+def test_a_lesion_is_what_looks_unlike_white_matter(lesion: float, chance: float) -> None:
+    truth, parts = with_lesion(chance)
     sharp = sharpen(scan(truth, [0.1, 0.5, 0.9, 0, 0, 0, lesion]), SPACING, NAMES, answering(parts))
     assert dice(mask(sharp, 6, truth.shape), truth == 6) > 0.85
 
 
-@pytest.mark.parametrize(("lesion", "is_clear"), [(0.5, True), (1.3, True), (0.85, False)])
-def test_it_is_said_how_much_of_a_lesion_is_clearly_unlike_white_matter(
+@pytest.mark.parametrize(
+    ("grey", "lesion", "is_found"),
+    [(0.6, 0.7, True), (0.6, 1.1, False), (1.2, 1.1, True), (1.2, 0.7, False), (0.9, 1.1, True)],
+)
+def test_a_lesion_differs_from_white_matter_as_grey_matter_does(
+    grey: float, lesion: float, is_found: bool
+) -> None:
+    truth, parts = with_lesion(0.7)
+    cortex = truth == 1  # the ball, which counts as cortex here
+    names = ("background", "left cerebral cortex", *NAMES[2:])
+    image = scan(truth, [0.1, grey, 0.9, 0, 0, 0, lesion])
+    sharp = sharpen(image, SPACING, names, answering(parts))
+    assert sharp.is_clear(6) == is_found
+    assert (mask(sharp, 6, truth.shape)[truth == 6].mean() > 0.9) == is_found
+    assert not mask(sharp, 6, truth.shape)[cortex].any()
+
+
+def test_of_several_lesions_only_those_count_that_are_clearly_unlike_white_matter() -> None:
+    truth, parts = with_lesion(0.95)
+    image = scan(truth, [0.1, 0.5, 0.9, 0, 0, 0, 0.5])
+    image[7:11, 10:14, 10:14] -= 0.08  # two standard deviations
+    sharp = sharpen(image, SPACING, NAMES, answering(parts))
+    assert sharp.is_clear(6)
+    assert dice(mask(sharp, 6, truth.shape), truth == 6) > 0.95
+    assert mask(sharp, 2, truth.shape)[7:11, 10:14, 10:14].mean() < 0.1
+    box, brain = sharp.probability([2, 6])
+    i, j, k = (slice(s.start, s.stop) for s in box)
+    whole = np.zeros(truth.shape)
+    whole[i, j, k] = brain
+    assert whole[7:11, 10:14, 10:14].min() > 0.95, "a part of something larger counts entirely"
+
+
+@pytest.mark.parametrize(("lesion", "is_clear"), [(0.5, True), (1.3, True), (0.82, False)])
+def test_where_no_lesion_is_clear_what_was_seen_stays_and_is_called_unclear(
     lesion: float, is_clear: bool
 ) -> None:
-    truth, parts = phantom()
-    truth[28:32, 10:14, 10:14] = 6
-    parts[6][28:32, 10:14, 10:14] = 0.9
-    parts[2][28:32, 10:14, 10:14] = 0.1
+    truth, parts = with_lesion(0.97)
+    for part, chance in ((parts[6], 0.0), (parts[2], 1.0)):
+        part[7:11, 10:14, 10:14] = chance
     sharp = sharpen(scan(truth, [0.1, 0.5, 0.9, 0, 0, 0, lesion]), SPACING, NAMES, answering(parts))
-    assert set(sharp.clear) == {6}
-    assert (sharp.clear[6] > 0.9) if is_clear else (sharp.clear[6] < 0.5)
+    assert sharp.is_clear(6) == is_clear
+    assert mask(sharp, 6, truth.shape)[truth == 6].any()
 
 
 def test_tumours_keep_the_network_s_word() -> None:
@@ -157,8 +195,8 @@ def test_a_few_planes_at_a_time_give_what_all_at_once_give(monkeypatch: pytest.M
     in_pieces = sharpen(image * bias, SPACING, NAMES, answering(parts))
     assert at_once.box == in_pieces.box
     assert at_once.parts.keys() == in_pieces.parts.keys() == {1, 2, 5, 6}
-    assert at_once.clear == in_pieces.clear
-    assert 6 in at_once.clear
+    assert at_once.is_clear(6)
+    assert torch.equal(at_once.unclear[6], in_pieces.unclear[6])
     for index, part in at_once.parts.items():
         other = in_pieces.parts[index]
         assert torch.equal(part.voxels, other.voxels)

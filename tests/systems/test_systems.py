@@ -151,10 +151,12 @@ def test_what_looks_too_much_like_its_surroundings_is_not_found_and_can_be_shown
     encoded = system.encode(head())
     assert system.segment(encoded, ["brainstem"])[0].found
     brainstem = system.vocabulary.class_names.index("brainstem")
-    for clear in (sliced.LEAST_CLEAR + 0.01, sliced.LEAST_CLEAR - 0.01):
-        sharp = replace(encoded.sharp, clear={brainstem: clear})
+    voxels = encoded.sharp.parts[brainstem].voxels
+    for is_clear in (True, False):
+        unclear = torch.full(voxels.shape, not is_clear)
+        sharp = replace(encoded.sharp, unclear={brainstem: unclear})
         result, other = system.segment(replace(encoded, sharp=sharp), ["brainstem", LEFT])
-        assert result.found == (clear > sliced.LEAST_CLEAR)
+        assert result.found == is_clear
         assert bool(result.warnings) != result.found
         assert result.draft_mask.data.any()
         assert other.found
@@ -166,7 +168,8 @@ def test_a_few_specks_have_to_be_surer_than_a_large_lesion(
     system: Any = make()
     encoded = system.encode(head())
     brainstem = system.vocabulary.class_names.index("brainstem")
-    encoded = replace(encoded, sharp=replace(encoded.sharp, clear={brainstem: 1.0}))
+    all_clear = torch.zeros(encoded.sharp.parts[brainstem].voxels.shape, dtype=torch.bool)
+    encoded = replace(encoded, sharp=replace(encoded.sharp, unclear={brainstem: all_clear}))
     (seen,) = system.segment(encoded, ["brainstem"])
     ml = seen.mask.data.sum() * seen.grid.voxel_volume_ml
     for most_ml, sure, found in (
