@@ -258,7 +258,7 @@ def load_label_maps(
         If a folder holds no label map, or one that is damaged, isn't 3-D or shows nothing that
         the vocabulary knows.
     """
-    paths = _image_paths(folder)
+    paths = _image_paths(folder, "label maps")
     table, split = _value_tables(folder, vocabulary)
     maps = []
     for done, path in enumerate(paths):
@@ -313,10 +313,10 @@ def load_label_maps(
     )
 
 
-def _image_paths(folder: Path) -> list[Path]:
+def _image_paths(folder: Path, of: str) -> list[Path]:
     paths = sorted(p for p in folder.glob("*") if p.name.endswith((".nii", ".nii.gz", ".mgz")))
     if not paths:
-        what = "holds no label maps" if folder.is_dir() else "is no folder"
+        what = f"holds no {of}" if folder.is_dir() else "is no folder"
         raise BadInput(f"{folder} {what}; give a folder of .nii, .nii.gz or .mgz files")
     return paths
 
@@ -327,7 +327,7 @@ def _no_lesions() -> tuple[Tensor, Point]:
 
 def _read_lesions(folder: Path) -> tuple[Tensor, Point]:
     """Read lesion masks in MNI space, cut to what any of them shows, and where that begins."""
-    paths = _image_paths(folder)
+    paths = _image_paths(folder, "masks of lesions")
     masks = [_read_ras(path) > 0 for path in paths]
     if len({mask.shape for mask in masks}) > 1:
         raise BadInput(f"the masks in {folder} differ in shape; lesion masks lie in MNI space")

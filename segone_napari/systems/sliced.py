@@ -320,7 +320,7 @@ class SlicedSystem:
         for look in (self.model.overview, self.model.features):
             with fast_precision(self.device):
                 features = look(slabs)
-            _probability(self._classes, features).half().amax().item()
+            _class_probabilities(self._classes, features).half().amax().item()
 
     def locate(self, image: Volume, *, progress: Progress = no_progress) -> tuple[Grid, Head]:
         """Bring an image to the working grid and find the brain in it; kept while the image is."""
@@ -358,7 +358,7 @@ class SlicedSystem:
             for slabs in _batched(layout.indices, 2 * self._at_once):
                 progress(0, PROGRESS_STEPS)
                 features = self._features(head, layout, slabs, self.model.overview)
-                probability = _probability(self._classes, features)  # (B, h, w, C)
+                probability = _class_probabilities(self._classes, features)  # (B, h, w, C)
                 both = [probability[..., w].sum(3) for w in (self._brain, self._cerebrum)]
                 seen.append(torch.stack(both, 1))
             size = [layout.box[a].stop - layout.box[a].start for a in layout.axes[:2]]
@@ -394,7 +394,9 @@ class SlicedSystem:
         for indices in _batched(layout.indices, self._at_once):
             progress(done)
             features = self._features(head, layout, indices, self.model.features)
-            probability = _probability(classes, features).half().permute(0, 3, 1, 2).contiguous()
+            probability = (
+                _class_probabilities(classes, features).half().permute(0, 3, 1, 2).contiguous()
+            )
             seen.append(_seen_lines(probability))  # (B, C, H, W)
             slabs.append(probability)
             done += len(indices)
@@ -569,7 +571,7 @@ def _batched(indices: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
     return [indices[i : i + size] for i in range(0, len(indices), size)]
 
 
-def _probability(classes: Answers, features: Tensor) -> Tensor:
+def _class_probabilities(classes: Answers, features: Tensor) -> Tensor:
     """Probability (B, H, W, C) of every class from features (B, D, H, W).
 
     Classes come last, as they lie in memory: a CPU is several times faster along them.

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segone_napari.runtime import BadInput
+
 if TYPE_CHECKING:
     from segone_napari.training.base import TrainConfig
     from segone_napari.training.runs import Report, RunConfig
@@ -83,9 +85,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
         default=Path(folder),
         help="folder of this run; if it exists, training goes on from it (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=int, help="steps in all")
+    parser.add_argument("--steps", type=_count, help="steps in all")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes at the latest")
-    parser.add_argument("--batch", type=int, help="slabs a step")
+    parser.add_argument("--batch", type=_count, help="slabs a step")
     parser.add_argument("--learning-rate", type=float, help="the highest learning rate")
     parser.add_argument("--seed", type=int)
     parser.add_argument(
@@ -100,6 +102,13 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
         metavar="SECONDS",
         help="how often a checkpoint is written (default: %(default)s)",
     )
+
+
+def _count(text: str) -> int:
+    """A number of steps or slabs."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -121,6 +130,12 @@ def follow_training(
     ----------
     train, options : the training, and what it takes beyond what all take.
     """
+    try:
+        args.run_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"can't make the folder {args.run_folder}: {error.strerror}; choose another with --run"
+        ) from error
     with progress_shown(config.steps) as show:
         folder = train(
             args.label_maps,

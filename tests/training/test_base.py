@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from segone_napari.cli import main
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.models.checkpoint import load_checkpoint, read_manifest, resolve_checkpoint
 from segone_napari.models.segone import SegOneModel
@@ -337,6 +338,27 @@ def test_a_finer_window_is_configured_with_a_finer_stem_and_roams():
     assert (further.synthetic.pixel_mm, further.network.stem) == (1.0, 4)  # as the bundled one
     with pytest.raises(BadInput, match="multiples of 32"):
         config("--window-mm", "100", "160")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--steps", "0"], "'0' is no whole number of at least 1"),
+        (["--batch", "-2"], "'-2' is no whole number of at least 1"),
+        (["--lesions", "{empty}"], "holds no masks of lesions; give a folder of"),
+        (["--run", "{file}/run"], "choose another with --run"),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_its_options(options, words, maps, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("in the way")
+    places = {"empty": tmp_path / "empty", "file": tmp_path / "file"}
+    given = [option.format(**places) for option in options]
+    with pytest.raises(SystemExit) as ended:
+        raise SystemExit(main(["train", str(maps), "--run", str(tmp_path / "run"), *given]))
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert words in line
 
 
 def test_the_noted_command_names_no_places_of_this_machine(monkeypatch):
