@@ -86,8 +86,9 @@ LEAST_CERTAINTY_OF = {LESIONS: 0.53, TUMOUR: 0.55}
 counts as not found. What need not be in a head at all has to be surer."""
 MAY_BE_OFF = 0.5
 """By how many voxels an outline may be off (standard deviation), for confidence and uncertainty."""
-SPECKS_ML, SURE_OF_SPECKS = 1.0, 0.5
-"""Lesions that are no more than this, all together, count as not found below this confidence."""
+SURE_IF_SMALL = {LESIONS: (1.0, 0.5), TUMOUR: (8.0, 0.7)}
+"""Lesions or tumours of no more mL than this, all together, count as not found below this
+confidence."""
 
 ODDS_OF = {TUMOUR: 2.0}
 """By how much the odds of a class are higher than the network says, where it is asked for: it knows
@@ -442,7 +443,7 @@ class SlicedSystem:
         least = LEAST_CERTAINTY_OF.get(term.classes[0], LEAST_CERTAINTY)
         found = volume_ml >= SMALLEST_ML and certainty >= least
         warnings = self._side_warnings(encoded, term, probability, origin) if found else ()
-        if found and (why := _why_not(encoded, indices, volume_ml, confidence)):
+        if found and (why := _why_not(encoded, term, indices[0], volume_ml, confidence)):
             found, warnings = False, (why,)
         return Result(
             prompt=prompt,
@@ -492,19 +493,20 @@ class SlicedSystem:
 
 
 def _why_not(
-    encoded: EncodedHead, classes: Sequence[int], volume_ml: float, confidence: float
+    encoded: EncodedHead, term: Term, index: int, volume_ml: float, confidence: float
 ) -> str:
-    """Say why what must look unlike its surroundings, as lesions, doesn't count; else nothing.
+    """Say why what need not be in a head, as lesions, doesn't count; else nothing.
 
-    Of a term of several classes, such as the brain, lesions may be a part.
+    `index` is that of the term's first class. Of a term of several, such as the brain, lesions may
+    be a part.
     """
-    is_clear = None if encoded.sharp is None else encoded.sharp.is_clear(classes[0])
-    if is_clear is None or len(classes) > 1:
+    if len(term.classes) > 1:
         return ""
-    if not is_clear:
+    if encoded.sharp is not None and encoded.sharp.is_clear(index) is False:
         return "what was seen hardly differs from its surroundings"
-    if volume_ml <= SPECKS_ML and confidence < SURE_OF_SPECKS:
-        return "no more than a few unsure specks were seen"
+    most_ml, least = SURE_IF_SMALL.get(term.classes[0], (0.0, 0.0))
+    if volume_ml <= most_ml and confidence < least:
+        return "what was seen is small and unsure"
     return ""
 
 

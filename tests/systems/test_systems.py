@@ -167,9 +167,6 @@ def test_a_few_specks_have_to_be_surer_than_a_large_lesion(
 ):
     system: Any = make()
     encoded = system.encode(head())
-    brainstem = system.vocabulary.class_names.index("brainstem")
-    all_clear = torch.zeros(encoded.sharp.parts[brainstem].voxels.shape, dtype=torch.bool)
-    encoded = replace(encoded, sharp=replace(encoded.sharp, unclear={brainstem: all_clear}))
     (seen,) = system.segment(encoded, ["brainstem"])
     ml = seen.mask.data.sum() * seen.grid.voxel_volume_ml
     for most_ml, sure, found in (
@@ -177,8 +174,7 @@ def test_a_few_specks_have_to_be_surer_than_a_large_lesion(
         (1.1 * ml, 1.01, False),
         (1.1 * ml, seen.confidence - 0.01, True),
     ):
-        monkeypatch.setattr(sliced, "SPECKS_ML", most_ml)
-        monkeypatch.setattr(sliced, "SURE_OF_SPECKS", sure)
+        monkeypatch.setitem(sliced.SURE_IF_SMALL, "brainstem", (most_ml, sure))
         assert system.segment(encoded, ["brainstem"])[0].found == found
 
 
