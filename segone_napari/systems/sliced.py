@@ -498,11 +498,11 @@ def _why_not(
     """Say why what need not be in a head, as lesions, doesn't count; else nothing.
 
     `index` is that of the term's first class. Of a term of several, such as the brain, lesions may
-    be a part.
+    be a part. A preview of one slice, which isn't sharpened, can't tell.
     """
-    if len(term.classes) > 1:
+    if encoded.sharp is None or len(term.classes) > 1:
         return ""
-    if encoded.sharp is not None and encoded.sharp.is_clear(index) is False:
+    if encoded.sharp.is_clear(index) is False:
         return "what was seen hardly differs from its surroundings"
     most_ml, least = SURE_IF_SMALL.get(term.classes[0], (0.0, 0.0))
     if volume_ml <= most_ml and confidence < least:

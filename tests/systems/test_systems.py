@@ -176,6 +176,9 @@ def test_a_few_specks_have_to_be_surer_than_a_large_lesion(
     ):
         monkeypatch.setitem(sliced.SURE_IF_SMALL, "brainstem", (most_ml, sure))
         assert system.segment(encoded, ["brainstem"])[0].found == found
+    monkeypatch.setitem(sliced.SURE_IF_SMALL, "brainstem", (1.1 * ml, 1.01))
+    middle = int(np.argwhere(seen.mask.data)[:, 2].mean())
+    assert system.preview(head(), ["brainstem"], 2, middle)[0].found, "a slice is always small"
 
 
 def test_answers_come_in_the_order_of_the_prompts(make: Make):
