@@ -19,10 +19,12 @@ from typing import NamedTuple
 import matplotlib
 import nibabel as nib
 import numpy as np
+import torch
 from accuracy import SCANS, data_with
 from numpy.typing import NDArray
 
 from segone_napari.data import formats
+from segone_napari.data.resample import canonical_grid, canonical_tensor
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.evaluation.metrics import dice_by_prompt
 from segone_napari.session import Session
@@ -34,6 +36,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 VOCABULARY = Vocabulary.load()
+CPU = torch.device("cpu")
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 MARGIN_MM = 12.0
 """What is shown around the structures."""
@@ -110,9 +113,12 @@ def _show(
     for prompt, truth, answer in itertools.zip_longest(case.prompts, truths, answers):
         print(f"{case.scan}, {prompt}:", _place("reference", truth, image), end="")
         print(_place("SegOne", answer, image).rstrip("; "))
-    grey, *masks = (_in_ras(array, image) for array in (image.data, *truths, *answers))
+    grey, *masks = (
+        canonical_tensor(image.with_data(array), CPU).numpy()
+        for array in (image.data, *truths, *answers)
+    )
     wanted = np.any(masks[: len(truths)] or masks, axis=0)
-    spacing = nib.affines.voxel_sizes(_in_ras_affine(image))
+    spacing = canonical_grid(image.grid).spacing
     axis = PLANES[case.plane]
     across = [a for a in range(3) if a != axis]
     window: list[int | slice] = [0, 0, 0]
@@ -157,18 +163,6 @@ def _outlines(ax: Axes, masks: list[NDArray[np.float32]], results: list[Result])
         if mask.any():
             colour = np.array(result.colour) / 255
             ax.contour(mask, [0.5], colors=[colour], linewidths=1.2)
-
-
-def _in_ras(array: NDArray[np.generic], image: Volume) -> NDArray[np.float32]:
-    """Voxels of an image's grid in axes that grow nearest to right, anterior, superior."""
-    return nib.orientations.apply_orientation(
-        array.astype(np.float32), nib.io_orientation(image.affine)
-    )
-
-
-def _in_ras_affine(image: Volume) -> NDArray[np.float64]:
-    stored = nib.io_orientation(image.affine)
-    return image.affine @ nib.orientations.inv_ornt_aff(stored, image.data.shape)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from segone_napari.data.samples import SAMPLES
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.evaluation.metrics import dice_by_prompt
 from segone_napari.evaluation.reference import reference_classes
-from segone_napari.runtime import BadInput, Progress, no_progress
+from segone_napari.runtime import BadInput, Progress, make_folder, no_progress
 from segone_napari.session import Outputs, Session, label_map, write_outputs
 from segone_napari.systems.base import Result
 from segone_napari.volume import Volume
@@ -114,12 +114,7 @@ def _prepare(folder: Path, *, force: bool) -> None:
                 f"{folder} holds other files ({others[0]}); choose another folder with --out, "
                 "or use --force to write there all the same"
             )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(
-            f"can't make the folder {folder}: {error.strerror}; choose another with --out"
-        ) from error
+    make_folder(folder, "--out")
 
 
 def _write_montage(

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,6 +43,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: Python's, numpy's and torch's own words."""
     signs = ("out of memory", "can't allocate memory", "unable to allocate", "not enough memory")
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make the folder that an option of the command line names, unless it is there.
+
+    Raises
+    ------
+    BadInput
+        If that can't be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"can't make the folder {folder}: {error.strerror}; choose another with {option}"
+        ) from error
 
 
 def no_progress(done: int, total: int) -> None:

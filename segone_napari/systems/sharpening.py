@@ -218,7 +218,8 @@ def sharpen(
     Cancelled
         When `progress` raises it.
     """
-    count = len(class_names)
+    kinds = [_kind(name) for name in class_names]
+    count = len(kinds)
     steps = count + ITERATIONS + FINAL_STEPS
     dense = {}
     for index in range(1, count):
@@ -231,13 +232,13 @@ def sharpen(
     box = joined(*(inner for inner, _ in dense.values()))
     shape = _shape(box)
     before = {index: _sparse(*dense.pop(index), box, image.device) for index in [*dense]}
-    own = {index: part for index, part in before.items() if class_names[index] in OWN_WORD}
+    own = {index: part for index, part in before.items() if kinds[index] in OWN_WORD}
     others = {index: part for index, part in before.items() if index not in own}
     if not others:
         return SparseClasses(box, own)
 
     def choose(count: int, kept: Callable[[Parts], Parts]) -> _Choice:
-        return _choice(kept(others), kept(own), count, class_names)
+        return _choice(kept(others), kept(own), count, kinds)
 
     # 1. How everything looks in this scan, from some of its voxels.
     every = _thinning(sum(len(part.voxels) for part in others.values()), shape[2])
@@ -245,7 +246,6 @@ def sharpen(
     places = some.shown * every
     observed = _at(image, box, places)
     bright_end = _bright_end(observed)
-    kinds = [_kind(name) for name in class_names]
     looks, bias = _estimate(
         some.entries,
         kinds,
@@ -384,7 +384,7 @@ def _choice(
     others: Parts,
     own: Parts,
     count: int,
-    class_names: Sequence[str],
+    kinds: Sequence[str],
 ) -> _Choice:
     """List what `count` voxels may be: all parts, then the background, which is one more thing.
 
@@ -402,7 +402,6 @@ def _choice(
     background = (room - covered).clamp_min(0)[shown]
 
     lengths = [len(part.voxels) for part in others.values()] + [len(shown)]
-    kinds = [_kind(name) for name in class_names]
     borrowed = BORROWED_LOOKS | {name: of.usual for name, of in OUTLIERS.items()}
     looks = [kinds.index(borrowed.get(kinds[index], kinds[index])) for index in others] + [0]
     teaches = [kinds[index] not in borrowed for index in others] + [True]

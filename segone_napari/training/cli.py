@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segone_napari.runtime import BadInput
+from segone_napari.runtime import BadInput, make_folder
 
 if TYPE_CHECKING:
     from segone_napari.training.base import TrainConfig
@@ -130,12 +130,7 @@ def follow_training(
     ----------
     train, options : the training, and what it takes beyond what all take.
     """
-    try:
-        args.run_folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(
-            f"can't make the folder {args.run_folder}: {error.strerror}; choose another with --run"
-        ) from error
+    make_folder(args.run_folder, "--run")
     with progress_shown(config.steps) as show:
         folder = train(
             args.label_maps,
@@ -187,7 +182,6 @@ def _config(args: argparse.Namespace, start: Path | None) -> TrainConfig:
     """Turn the options into a config; what wasn't given keeps the config's own default."""
     from segone_napari.data.synthetic import SyntheticConfig
     from segone_napari.models.network import NetworkConfig
-    from segone_napari.runtime import BadInput
     from segone_napari.training.base import TrainConfig
 
     whole = SyntheticConfig().with_pixels(1.0)
