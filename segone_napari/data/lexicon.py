@@ -51,11 +51,13 @@ class Name:
     words : in the form of `segone_napari.data.prompts.parse`.
     entry : what it names.
     needs_side : whether it names this only together with a side ("left ventricle").
+    is_abroad : whether it is of another language; its words may look like mistyped ones of this.
     """
 
     words: Words
     entry: str
     needs_side: bool = False
+    is_abroad: bool = False
 
 
 @dataclass(frozen=True)
@@ -286,7 +288,7 @@ class Lexicon:
     @cached_property
     def _words_to_mend_to(self) -> tuple[str, ...]:
         """Words that a mistyped one may have meant."""
-        words = {word for name in self._spelt_names for word in name.words}
+        words = {w for name in self._spelt_names if not name.is_abroad for w in name.words}
         words |= {*self._same, *self._variants}
         return tuple(sorted(word for word in words if len(word) >= 4))
 

@@ -20,15 +20,20 @@ def _words(text: str) -> frozenset[str]:
 
 LEFT = _words(
     "left l lt lft lefft letf leftt sin sinist sinister sinistra sinistrum sinistri "
-    "sinistrae sinistro sinistral sx lh lhs leftward lefthand lefthanded leftside leftsided"
+    "sinistrae sinistro sinistral sx lh lhs leftward lefthand lefthanded leftside leftsided "
+    "linke linker linken linkes linksseitig linksseitige gauche izquierdo izquierda izquierdos "
+    "izquierdas izq esquerdo esquerda"
 )
 RIGHT = _words(
     "right r rt rgt rght rigth rihgt riht righ rigt dex dext dextr dexter dextra dextrum dextri "
-    "dextrae dextro dextral dx rh rhs rightward righthand righthanded rightside rightsided"
+    "dextrae dextro dextral dx rh rhs rightward righthand righthanded rightside rightsided "
+    "rechts rechte rechter rechten rechtes rechtsseitig rechtsseitige droit droite derecho derecha "
+    "derechos derechas direito direita destro destra"
 )
 BOTH = _words(
     "both bilateral bilaterally bilat bil bilaterals lr rl either each bilateralis ambo ambae "
-    "paired pair pairs two twin"
+    "paired pair pairs two twin beide beider beiden beidseits beidseitig ambos ambas entrambi "
+    "entrambe deux bilaterale bilaterales"
 )
 SIDE_COMPANIONS = _words("side sides sided hand handed lateralized half hemi ones one")
 """Words that say nothing more once a side was named: "left-sided", "on the left hand side"."""
@@ -64,6 +69,7 @@ FILLERS = _words(
     # articles and the like
     "the a an of in on at for from within by this that these those my your its his her their "
     "here there any some "
+    "de la le les el los las del du des der das dem den die il di della dello bitte por favor "
     # what the prompt is about anyway
     "mri mr t1 t2 t1w t2w flair weighted scan scans image images picture slice dataset study "
     "sequence acquisition patient patients subject subjects person persons human structure "
@@ -112,6 +118,16 @@ _SCREEN_SIDE = re.compile(
 )
 """A side of what is seen, which may be either side of the patient."""
 
+_OPEN_SIDE = re.compile(
+    r"\b(?:one|an?|affected|unaffected|healthy|good|bad|wrong|same|opposite|symptomatic|paretic|"
+    r"dominant|nondominant|which|whichever|larger|smaller|worse) (?:side|hemisphere)\b"
+    r"|\b(?:ipsi|contra)lateral\b|\b(?:smaller|larger|bigger|better|worse) (?:one )?of the two\b"
+    rf"|\b(?:{_L} or (?:the )?{_R}|{_R} or (?:the )?{_L})"
+    r"|\b(?:left|right)(?:[- ]sided)? (?:left|right)\b(?!.*\b(?:left|right)\b)",
+    re.IGNORECASE,
+)
+"""One side of the two, but not which; and "left right" with nothing between."""
+
 _PERSON = r"(?:patient|person|subject|individual|adult|male|female|man|woman|boy|girl|child)"
 _NO_SIDE = re.compile(
     rf"\b(?:left|right)[- ]?handed(?=\s+(?:\w+\s+)?{_PERSON}|\s*(?:[,.:]|$))"
@@ -151,6 +167,11 @@ _RELATIONS = tuple(
     )
 )
 """Where something lies relative to another: "posterior to the pons", unlike "posterior pons"."""
+_ELISION = re.compile(r"\b[ld]['\u2018\u2019](?=[^\W\d_]{2})", re.IGNORECASE)
+"""An article of a French or Italian word, no side: "l'hippocampe"."""
+_LINKS = re.compile(r"^\s*links\b|\blinks\s*$", re.IGNORECASE)
+"""The German "left"; within an English prompt the word is another."""
+_MATTER = re.compile(r"(?<=\bwhite )mater\b|(?<=\bgr[ae]y )mater\b", re.IGNORECASE)
 _GLUED_WORD = re.compile(r"^(left|right)([a-z]{3,})$|^([LR])([A-Z][A-Za-z]+)$")
 
 
@@ -201,7 +222,8 @@ def tokenize(text: str, is_name: Callable[[str], bool] = lambda _: False) -> lis
     """Lower-case words and numbers without accents, punctuation and possessives."""
     text = unicodedata.normalize("NFKD", text)
     text = "".join(c for c in text if not unicodedata.combining(c))
-    text = _NO_SIDE.sub(" ", text)
+    text = _ELISION.sub(" ", _NO_SIDE.sub(" ", text))
+    text = _MATTER.sub("matter", _LINKS.sub("left", text))
     text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", text)
     text = re.sub(r"[^\W_]+", lambda word: _unglued(word[0], is_name), text)
     text = _ASKING.sub("outline", text).lower()
@@ -268,6 +290,11 @@ def alternatives(pattern: str) -> list[list[str]]:
 def names_side_of_screen(text: str) -> bool:
     """Whether a prompt names a side of what is seen rather than of the patient."""
     return _SCREEN_SIDE.search(text) is not None
+
+
+def leaves_side_open(text: str) -> bool:
+    """Whether a prompt speaks of one side without telling which: "on the affected side"."""
+    return _OPEN_SIDE.search(text) is not None
 
 
 def names_two_sides_of_one(text: str) -> bool:

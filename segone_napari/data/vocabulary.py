@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from segone_napari.data import prompts
+from segone_napari.data import prompts, sentences
 from segone_napari.data.lexicon import Description, Found, How, Lexicon, Name, is_mistyped, readings
 from segone_napari.data.prompts import Side, split_prompts
 from segone_napari.runtime import BadCheckpoint
@@ -321,12 +321,24 @@ class Vocabulary:
     def match(self, text: str) -> Match:
         """Understand one prompt, or refuse it and say what comes near.
 
-        Names the side in any usual way; a paired structure without a side means both. Nothing of
-        the prompt is dropped silently: an unknown word, a negation or a side of what has none
-        refuses it. Several structures in one prompt are refused too: the first suggestion gives
-        each its own mask ("caudate; putamen"), the second is their union where it has a name
-        ("dorsal striatum").
+        Names the side in any usual way; a paired structure without a side means both. An unknown
+        word, a negation or a side of what has none refuses it; only what a sentence tells around
+        its request, for whom or why, is left out. Several structures in one prompt are refused
+        too: the first suggestion gives each its own mask ("caudate; putamen"), the second is their
+        union where it has a name ("dorsal striatum").
         """
+        if prompts.leaves_side_open(text):
+            near = self._suggest(prompts.parse(text, self._is_name))
+            return Match(
+                None, None, near, "it leaves open which side; name the patient's left, right"
+            )
+        match = self._match_plain(text)
+        if match.term or match.reason == SEVERAL:
+            return match
+        return self._match_sentence(text) or match
+
+    def _match_plain(self, text: str) -> Match:
+        """Understand a prompt of which every word counts."""
         text = prompts.both_sides_as_one(prompts.without_preamble(text))
         if learnt := self._match_learnt(text):
             return learnt
@@ -348,6 +360,14 @@ class Vocabulary:
         plain = _key(text, kept=frozenset())  # "the cyst on T2" is the cyst
         entry_of = {_key(name): entry for entry in self.learnt for name in entry.names}
         return Match(self.term(entry_of[plain].name), "description") if plain in entry_of else None
+
+    def _match_sentence(self, text: str) -> Match | None:
+        """Answer a sentence that asks for something known, and says more around it."""
+        if prompts.names_side_of_screen(text) or prompts.names_two_sides_of_one(text):
+            return None
+        asked = sentences.asked_for(prompts.both_sides_as_one(text), self._lookup)
+        match = None if asked is None else self._match_known(asked)
+        return match if match and (match.term or match.reason == SEVERAL) else None
 
     def _nearly_learnt(self, text: str) -> Match | None:
         """Answer a mistyped learnt term, if it can be only one; suggest one that was learnt without
@@ -391,7 +411,8 @@ class Vocabulary:
             return Match(None, None, self._suggest(request), reason)
         has_two_sides = request.side == "both" and len(prompts.conjuncts(text)) > 1
         return (
-            (None if has_two_sides else self._by_name_of(request))
+            self._several_sided(text)
+            or (None if has_two_sides else self._by_name_of(request))
             or self._several(prompts.conjuncts(text))
             or self._by_name_of(request)
             or self._refuse_or_guess(text, request)
@@ -450,17 +471,22 @@ class Vocabulary:
     def _describe(self, words: tuple[str, ...]) -> Found | None:
         """Find what a description means, with typing errors mended where that is possible.
 
-        What begins with a name ("caudate beside the lateral ventricle") means nothing else.
+        What begins with a name ("caudate beside the lateral ventricle") means nothing else, and
+        nothing at all if that name isn't known.
         """
         words = self._lexicon.mended(words) or words
         entry = self._lexicon.described(words)
         if entry in self._by_name:
             starts = (
-                self._lexicon.exact(words[:n], False)
+                (self._lexicon.exact(words[:n], False), n)
                 for n in range(len(words) - 1, 0, -1)
                 if words[n] in prompts.RELATIONS
             )
-            first = next((e for e in starts if e in self._by_name), entry)
+            # one word alone may be what a filler left of an unknown name: "red nucleus"
+            is_name = (e for e, n in starts if e in self._by_name or (e and n > 1))
+            first = next(is_name, entry)
+            if first not in self._by_name:
+                return None
             if not set(self.term(first).classes) & set(self.term(entry).classes):
                 return None
         return Found(entry, "description") if entry else None
@@ -485,8 +511,8 @@ class Vocabulary:
         """Refuse "a and b" with "a; b" as the suggestion, when each of them is known."""
         if not 2 <= len(pieces) <= 12:
             return None
-        pieces = self._share_noun(pieces)
-        matches = [self.match(piece) for piece in pieces]
+        pieces = self._share_noun(_with_lone_sides(pieces))
+        matches = [self._match_plain(piece) for piece in pieces]
         if any(match.term is None or match.how == "description" for match in matches):
             return None
         terms = self._share_side([match.term for match in matches if match.term], pieces)
@@ -498,15 +524,35 @@ class Vocabulary:
         suggestions = (suggestion, whole.canonical) if whole else (suggestion,)
         return Match(None, None, suggestions, SEVERAL)
 
+    def _several_sided(self, text: str) -> Match | None:
+        """Refuse "left a, right b" as `_several` does: they are not "a b" on both sides."""
+        pieces = prompts.parts(text)
+        sides = {prompts.parse(piece).side for piece in pieces}
+        return self._several(pieces) if {"left", "right"} <= sides else None
+
     def _share_noun(self, pieces: list[str]) -> list[str]:
-        """Read "third and fourth ventricle" as the ventricle of each."""
-        noun = pieces[-1].split()[-1]
+        """Read "third and fourth ventricle" as the ventricle of each, and "cerebellar cortex and
+        white matter" as both of the cerebellum.
+        """
+        noun, adjective = pieces[-1].split()[-1], pieces[0].split()[0]
+        pieces = [
+            f"{adjective} {piece}" if self._is_one_of(piece, f"{adjective} {piece}") else piece
+            for piece in pieces
+        ]
         return [
             f"{piece} {noun}"
             if not self._is_answered(piece) and self._is_answered(f"{piece} {noun}")
             else piece
             for piece in pieces
         ]
+
+    def _is_one_of(self, wide: str, narrow: str) -> bool:
+        """Whether a text names one of what another names: "cerebellar white matter"."""
+        whole, one = (self._named_by(text) for text in (wide, narrow))
+        return bool(whole and one and one != whole and one.endswith(f" {whole}"))
+
+    def _named_by(self, text: str) -> str | None:
+        return self._lexicon.same_concepts(prompts.parse(text).words, has_side=False)
 
     def _is_answered(self, text: str) -> bool:
         request = prompts.parse(text, self._is_name)
@@ -549,6 +595,24 @@ class Vocabulary:
         )
 
     @cached_property
+    def _lookup(self) -> sentences.Lookup:
+        words = self._document.get("words", {})
+        names = {word for name in self._names() if not name.is_abroad for word in name.words}
+        plain = (*words.get("neutral", ()), *words.get("weak", ()), *words.get("vague", ()))
+        anatomical = (names | {*words.get("parts", ())}) - set(plain)
+
+        def entry(words: tuple[str, ...]) -> str | None:
+            return self._lexicon.exact(words, False) or self._lexicon.same_concepts(words, False)
+
+        return sentences.Lookup(
+            entry,
+            self._by_name.__contains__,
+            anatomical.__contains__,
+            lambda word: prompts.singular(word) in self._elsewhere,
+            frozenset(words.get("ambiguous", ())).__contains__,
+        )
+
+    @cached_property
     def _parts(self) -> Mapping[str, str]:
         """Name of a part to the name of its structure."""
         return {part: s.name for s in self.structures for part in s.parts}
@@ -572,6 +636,10 @@ class Vocabulary:
                 yield Name(prompts.parse(name).words, entry.name)
             for name in entry.synonyms_with_side:
                 yield Name(prompts.parse(name).words, entry.name, needs_side=True)
+        for language in self._document.get("languages", {}).values():
+            for entry_name, names in language.items():
+                for name in names:
+                    yield Name(prompts.parse(name).words, entry_name, is_abroad=True)
         for part in self._parts:
             yield Name(prompts.parse(part).words, f"{PART}:{part}")
         for name in self._document.get("unknown", ()):
@@ -623,6 +691,18 @@ def _structure(entry: Mapping[str, Any]) -> Structure:
         labels={side: _values(ranges) for side, ranges in entry.get("labels", {}).items()},
         members=tuple(entry.get("members", ())),
     )
+
+
+def _with_lone_sides(pieces: list[str]) -> list[str]:
+    """Put a piece that says no more than a side to the one before: "a, b, all on the left"."""
+    joined: list[str] = []
+    for piece in pieces:
+        words = prompts.parse(piece).words
+        if joined and (not words or words == ("all",)):
+            joined[-1] += f" {piece.removeprefix('all ')}"
+        else:
+            joined.append(piece)
+    return joined
 
 
 def _values(ranges: Iterable[int | list[int]]) -> tuple[int, ...]:

@@ -163,7 +163,7 @@ def test_a_paired_structure_is_both_when_no_one_side_is_named(text):
         ("hipocampus", "hippocampus"),
         ("left hippocampis", "left hippocampus"),
         ("hippo campus", "hippocampus"),
-        ("right amigdala", "right amygdala"),
+        ("right amygdela", "right amygdala"),
         ("tahlamus", "thalamus"),
         ("brian", "brain"),
         ("cerebrel cortex", "cerebral cortex"),
@@ -515,10 +515,28 @@ def test_a_side_of_the_picture_is_not_a_side_of_the_patient(text):
     assert "patient" in match.reason
 
 
-@pytest.mark.parametrize("text", ["L hippocampus R hippocampus", "left right hippocampus"])
-def test_two_sides_with_their_own_structure_are_both(text):
-    term = VOCABULARY.match(text).term
+def test_two_sides_with_their_own_structure_are_both():
+    term = VOCABULARY.match("L hippocampus R hippocampus").term
     assert (term.canonical, term.side) == ("hippocampus", "both")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "left right hippocampus",
+        "right-sided left hippocampus",
+        "L or R hippocampus?",
+        "hippocampus on the affected side",
+        "hippocampus of the dominant hemisphere",
+        "caudate on one side",
+        "the smaller of the two hippocampi",
+        "contralateral hippocampus",
+    ],
+)
+def test_a_side_that_is_left_open_is_refused(text):
+    match = VOCABULARY.match(text)
+    assert match.term is None
+    assert "which side" in match.reason
 
 
 @pytest.mark.parametrize(
@@ -531,6 +549,55 @@ def test_two_sides_that_nothing_joins_are_refused(text):
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("82 y/o with memory loss, measure both hippocampi in mm3", "hippocampus"),
+        ("we'd like the right caudate of this Huntington patient", "right caudate"),
+        ("DBS planning: need the left globus pallidus", "left pallidum"),
+        ("Is the fourth ventricle enlarged? Please delineate it.", "fourth ventricle"),
+        ("weakness of the right arm, so please outline the left thalamus", "left thalamus"),
+        ("hippocampus (right) in yellow, as a mask for my thesis", "right hippocampus"),
+        ("The resident drew the left putamen badly, redo it", "left putamen"),
+        ("no rush, but give me the choroid plexus for a study of inflammation", "choroid plexus"),
+    ],
+)
+def test_what_a_sentence_asks_for_is_understood(text, expected):
+    assert understood(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seizures on the left, please outline the hippocampus",  # which side?
+        "we have seen the thalamus, now outline the pituitary gland",
+        "please outline the artery of the hippocampus for my thesis",
+        "can you segment the hippocampus and the subiculum for me",
+        "could you give me the hippocampus and the flurb",
+        "please outline everything without the thalamus, for a study",
+        "could we have the hippocampus of this mouse in red",
+        "show the third and the fifth ventricle in this patient",
+    ],
+)
+def test_a_sentence_that_may_ask_for_something_else_is_refused(text):
+    assert VOCABULARY.match(text).term is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hippocampus links", "left hippocampus"),
+        ("l'hippocampe droit", "right hippocampus"),
+        ("tálamo izquierdo", "left thalamus"),
+        ("linker Seitenventrikel", "left lateral ventricle"),
+        ("noyau caudé", "caudate"),
+        ("sostanza bianca", "white matter"),
+    ],
+)
+def test_names_in_other_languages_are_understood(text, expected):
+    assert understood(text) == expected
+
+
+@pytest.mark.parametrize(
     ("text", "pieces"),
     [
         ("left caudate and putamen", ["left caudate", "left putamen"]),
@@ -539,6 +606,16 @@ def test_two_sides_that_nothing_joins_are_refused(text):
         ("L/R thalamus and brainstem", ["thalamus", "brainstem"]),
         ("left hippocampus, right amygdala", ["left hippocampus", "right amygdala"]),
         ("left and right hippocampus", ["left and right hippocampus"]),
+        ("rt caudate, lt putamen", ["right caudate", "left putamen"]),
+        (
+            "accumbens, pallidum and thalamus, all left",
+            ["left accumbens", "left pallidum", "left thalamus"],
+        ),
+        ("cerebellar cortex and white matter", ["cerebellar cortex", "cerebellar white matter"]),
+        (
+            "put the left hippocampus, left amygdala and left thalamus into three files",
+            ["left hippocampus", "left amygdala", "left thalamus"],
+        ),
         ("hippocampus and liver", ["hippocampus and liver"]),
         ("hippocampus but not amygdala", ["hippocampus but not amygdala"]),
     ],
@@ -563,19 +640,20 @@ def test_an_older_vocabulary_of_the_same_classes_learns_the_newer_names(tmp_path
     assert other.brought_up_to_date() is other
 
 
-def test_the_text_benchmark_keeps_its_bars():
+@pytest.mark.parametrize("phrases", ["PHRASES", "BY_OTHERS"])
+def test_the_text_benchmark_keeps_its_bars(phrases):
     path = Path(__file__).parents[2] / "benchmarks" / "text.py"
     spec = importlib.util.spec_from_file_location("text_benchmark", path)
     benchmark = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     right: dict[tuple[str, bool], list[bool]] = {}
-    for phrase in benchmark.read_phrases(benchmark.PHRASES, VOCABULARY):
+    for phrase in benchmark.read_phrases(getattr(benchmark, phrases), VOCABULARY):
         answer = benchmark.understand(phrase.text, VOCABULARY)
         outcome = benchmark.judge(answer, phrase.means, VOCABULARY)
         kind = (phrase.half, bool(phrase.means))
         right.setdefault(kind, []).append(outcome == benchmark.expected(phrase))
     for half in benchmark.HALVES:
-        assert len(right[half, True]) > 150
+        assert len(right[half, True]) > 120
         assert sum(right[half, True]) >= 0.9 * len(right[half, True])
         assert sum(right[half, False]) >= 0.95 * len(right[half, False])
     assert benchmark.share_of_names_refused(VOCABULARY) == 0
