@@ -1,6 +1,6 @@
 """White matter lesions and tumours that were planted into real scans without any.
 
-    python benchmarks/pathology.py DATA [--checkpoint DIR] [--preset balanced] [--count 3]
+    python benchmarks/pathology.py DATA [--checkpoint DIR] [--preset balanced] [--count 3] [--faint]
 
 DATA holds ``validation``, ``lesion_masks`` and ``samples``. Real masks of lesions, and tumours of
 another make than those of training, are painted into the white matter of the validation scans.
@@ -39,6 +39,8 @@ BRIGHTNESS = {  # as a share of that of white matter
     "T1": {"lesion": (0.72,), "oedema": (0.8,), "core": (0.72, 1.05), "necrosis": (0.45,)},
     "FLAIR": {"lesion": (1.6,), "oedema": (1.7,), "core": (1.45,), "necrosis": (0.55, 1.2)},
 }
+FAINT = 0.5
+"""By how much less faint ones differ from white matter."""
 
 
 class Planted(NamedTuple):
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument("--preset", default="balanced")
     parser.add_argument("--scans", nargs="*", default=list(SCANS))
     parser.add_argument("--count", type=int, default=3, help="of each kind in each scan")
+    parser.add_argument("--faint", action="store_true", help="half as different as usual")
     args = parser.parse_args()
     session = Session(checkpoint=args.checkpoint, preset=args.preset)
     table = Table("scan", "planted", "mL", "Dice", "lesions say", "tumour says")
@@ -66,7 +69,8 @@ def main() -> None:
         look = "FLAIR" if "flair" in scan else "T1"
         answers = session.segment(image, [LESIONS, TUMOUR])
         table.add_row(scan, "nothing", "", "", *map(_words, answers))
-        for one in _planted(image, classes, look, args.data / "lesion_masks", args.count):
+        brightness = _faint(BRIGHTNESS[look]) if args.faint else BRIGHTNESS[look]
+        for one in _planted(image, classes, brightness, args.data / "lesion_masks", args.count):
             answers = session.segment(one.image, [LESIONS, TUMOUR])
             session.forget(one.image)
             score = _dice(answers[one.kind == TUMOUR], one.mask)
@@ -107,14 +111,25 @@ def _dice(result: Result, truth: NDArray[np.bool_]) -> float:
 
 
 def _planted(
-    image: Volume, classes: NDArray[np.uint8], look: str, masks: Path, count: int
+    image: Volume,
+    classes: NDArray[np.uint8],
+    brightness: dict[str, tuple[float, ...]],
+    masks: Path,
+    count: int,
 ) -> Iterator[Planted]:
     scan = _Scan(image, classes)
     files = sorted(masks.glob("*.nii*"))
     for number in range(count):
-        yield scan.with_lesions(files[(8 * number + 3) % len(files)], BRIGHTNESS[look])
+        yield scan.with_lesions(files[(8 * number + 3) % len(files)], brightness)
     for number in range(count):
-        yield scan.with_tumour(number, BRIGHTNESS[look])
+        yield scan.with_tumour(number, brightness)
+
+
+def _faint(brightness: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    return {
+        name: tuple(1 + FAINT * (level - 1) for level in levels)
+        for name, levels in brightness.items()
+    }
 
 
 class _Scan:

@@ -143,7 +143,7 @@ class SyntheticConfig:
     """Share of images whose centre is three times as far off, as that of a cropped head."""
     t1_share: float = 0.5
     """Share of images that look like a T1; the others look like one of `other_looks`."""
-    other_looks: tuple[str, ...] = ("T2", "FLAIR", "FLAIR", "PD", "random", "random")
+    other_looks: tuple[str, ...] = ("T2", "FLAIR", "FLAIR", "FLAIR", "PD", "random", "random")
     look_jitter: float = 0.07
     stripped_share: float = 0.45
     thick_share: float = 0.2
@@ -156,6 +156,8 @@ class SyntheticConfig:
     """As `look_jitter`, for the tissues of tumours: hardly two look alike."""
     tumour_texture: float = 0.2
     """How much brightness changes, at most, from place to place within a tumour."""
+    lesion_texture: float = 0.1
+    """The same for lesions."""
     texture: float = 0.03
     """The same for any other tissue of the head (standard deviation)."""
     ghost_share: float = 0.1
@@ -164,6 +166,13 @@ class SyntheticConfig:
     """Share of images whose white matter has no lesion, although the label map has some."""
     lesion_share: float = 0.25
     """Share of images with lesions from a mask, where there are masks."""
+    scattered_share: float = 0.2
+    """Share of images with a few small lesions anywhere in the white matter."""
+    scattered_mm: tuple[float, float] = (1.0, 6.0)
+    """Their least and largest radius; most are small."""
+    lesion_contrast: tuple[float, float] = (0.3, 1.1)
+    """By how much lesions and a tumour's oedema differ from white matter, at the least and at the
+    most, as shares of what is typical."""
     labels_of_all: bool = False
     """Whether every slice of a slab is labelled, not the middle one alone. The slices must be the
     planes themselves for that: `thick_share` 0."""
@@ -471,6 +480,7 @@ def generate(
     # 2. The tissue at every point, and the class of the middle slice.
     tissue = _look_up(maps, config, head, points, draw)  # (B, K, H, W)
     tissue = _draw_lesions(maps, config, head, points, centred, tissue, draw)
+    tissue = _scatter_lesions(maps, config, centred, tissue, draw)
     if ill is not None:
         first, healthy = maps.names.index(tumours.TISSUES[0]), tissue[ill.samples]
         may_grow = _may_grow(maps)[healthy]
@@ -657,8 +667,7 @@ def _draw_lesions(
     if LESIONS not in maps.names:
         return tissue
     is_lesion = torch.tensor([name == LESIONS for name in maps.names], device=draw.device)
-    sides = ("left cerebral white matter", "right cerebral white matter")
-    left, right = (maps.names.index(side) if side in maps.names else 0 for side in sides)
+    left, right = _white_matter(maps)
     chance = draw.uniform(len(head))[:, None, None, None]  # (B, 1, 1, 1)
     white = torch.where(centred[..., 0] < 0, left, right)
     tissue = torch.where((chance < config.healed_share) & is_lesion[tissue], white, tissue)
@@ -679,6 +688,47 @@ def _draw_lesions(
     is_hit = (maps.lesions[mask, i, j, k] > 0) & is_inside & (chance > 1 - config.lesion_share)
     is_white = (tissue == left) | (tissue == right)
     return torch.where(is_hit & is_white & (tissue > 0), maps.names.index(LESIONS), tissue)
+
+
+def _white_matter(maps: LabelMaps) -> tuple[int, int]:
+    """The tissues of the cerebrum's white matter, left and right; 0 where there is none."""
+    sides = ("left cerebral white matter", "right cerebral white matter")
+    left, right = (maps.names.index(side) if side in maps.names else 0 for side in sides)
+    return left, right
+
+
+SCATTERED = 8
+"""How many small lesions are put into a slice, or less where they meet something else."""
+
+
+def _scatter_lesions(
+    maps: LabelMaps, config: SyntheticConfig, centred: Tensor, tissue: Tensor, draw: _Draw
+) -> Tensor:
+    """Put small lesions into the white matter that is seen in some slices: (B, K, H, W).
+
+    `centred` is mm in the image, (B, K, H, W, 3).
+    """
+    samples = (draw.uniform(len(tissue)) < config.scattered_share).nonzero()[:, 0]  # (B',)
+    if LESIONS not in maps.names or not len(samples):
+        return tissue
+    left, right = _white_matter(maps)
+    before, places = tissue[samples], centred[samples]
+    is_white = ((before == left) | (before == right)) & (before > 0)
+    middle = before.shape[1] // 2
+    count = len(samples)
+    weights = is_white[:, middle].flatten(1) + 1e-6  # (B', H·W)
+    chosen = torch.multinomial(weights, SCATTERED, generator=draw.generator)  # (B', N)
+    centre = places[:, middle].flatten(1, 2).gather(1, chosen[..., None].expand(-1, -1, 3))
+    low, high = config.scattered_mm
+    radius = low + (high - low) * draw.uniform(count, SCATTERED) ** 2
+    # as few as one, and cut anywhere by the slice
+    radius[:, 1:] *= draw.uniform(count, SCATTERED - 1) < draw.uniform(count, 1)
+    centre = centre + 0.7 * radius[..., None] * draw.uniform(count, SCATTERED, 3, low=-1, high=1)
+    stretch = (0.25 * draw.normal(count, 1, 3)).exp()
+    away = torch.cdist(places.flatten(1, 3) * stretch, centre * stretch)  # (B', K·H·W, N)
+    is_hit = (away < radius[:, None]).any(2).view_as(before) & is_white
+    changed = torch.where(is_hit, maps.names.index(LESIONS), before)
+    return tissue.index_copy(0, samples, changed)
 
 
 class _Ill(NamedTuple):
@@ -740,9 +790,11 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     is_t1 = draw.uniform(count) < (config.t1_share if others else 1.0)
     chosen = looks.to(draw.device)[torch.where(is_t1, 0, other)]  # (B, T)
     is_tumour = torch.tensor([name in tumours.TISSUES for name in maps.names], device=draw.device)
+    is_lesion = torch.tensor([name == LESIONS for name in maps.names], device=draw.device)
     jitter = torch.where(is_tumour, config.tumour_jitter, config.look_jitter)  # (T,)
     typical = chosen + jitter * draw.normal(count, tissues)
     mean = torch.where(chosen.isnan(), mean, typical).clamp(0.02, 1.1)
+    mean = _fade(maps, mean, config, draw)
     # both sides look alike, up to a little
     first = torch.minimum(maps.mirrored, torch.arange(tissues, device=draw.device))
     mean = mean[:, first] * (1 + 0.02 * draw.normal(count, tissues))
@@ -756,9 +808,21 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     # brightness also changes from place to place, within a tumour more than elsewhere
     strength = config.texture * draw.normal(count, tissues)
     strength[:, 0] = 0
-    strength = torch.where(is_tumour, config.tumour_texture, strength) * draw.uniform(count, 1)
+    strength = torch.where(is_tumour, config.tumour_texture, strength)
+    strength = torch.where(is_lesion, config.lesion_texture, strength) * draw.uniform(count, 1)
     texture = F.interpolate(draw.normal(count, 1, 10, 12), tissue.shape[2:], mode="bicubic")
     return painted + strength[sample, tissue] * texture
+
+
+def _fade(maps: LabelMaps, mean: Tensor, config: SyntheticConfig, draw: _Draw) -> Tensor:
+    """Let lesions and oedema look more like white matter, or less: brightness (B, T)."""
+    white = mean[:, _white_matter(maps)[0], None]
+    low, high = config.lesion_contrast
+    contrast = draw.uniform(*mean.shape, low=low, high=high)
+    fades = torch.tensor(
+        [name in (LESIONS, tumours.TISSUES[0]) for name in maps.names], device=draw.device
+    )
+    return torch.where(fades, torch.lerp(white, mean, contrast), mean)
 
 
 def _scan(slices: Tensor, is_stripped: Tensor, config: SyntheticConfig, draw: _Draw) -> Tensor:

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,9 +85,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
         default=Path(folder),
         help="folder of this run; if it exists, training goes on from it (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=_count, help="steps in all")
+    parser.add_argument("--steps", type=whole_number, help="steps in all")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes at the latest")
-    parser.add_argument("--batch", type=_count, help="slabs a step")
+    parser.add_argument("--batch", type=whole_number, help="slabs a step")
     parser.add_argument("--learning-rate", type=float, help="the highest learning rate")
     parser.add_argument("--seed", type=int)
     parser.add_argument(
@@ -104,8 +104,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
     )
 
 
-def _count(text: str) -> int:
-    """A number of steps or slabs."""
+def whole_number(text: str) -> int:
+    """A number of steps, slabs or objects, from the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
@@ -131,17 +131,21 @@ def follow_training(
     train, options : the training, and what it takes beyond what all take.
     """
     make_folder(args.run_folder, "--run")
-    with progress_shown(config.steps) as show:
-        folder = train(
-            args.label_maps,
-            args.run_folder,
-            config,
-            command=command_line(),
-            minutes=args.minutes,
-            save_every_s=args.save_every,
-            report=show,
-            **options,
-        )
+    try:
+        with progress_shown(config.steps) as show:
+            folder = train(
+                args.label_maps,
+                args.run_folder,
+                config,
+                command=command_line(),
+                minutes=args.minutes,
+                save_every_s=args.save_every,
+                report=show,
+                **options,
+            )
+    finally:
+        with suppress(OSError):  # nothing was begun: an empty folder says nothing
+            args.run_folder.rmdir()
     print(f"checkpoint: {folder}")
     return 0
 

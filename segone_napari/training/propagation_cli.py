@@ -9,14 +9,19 @@ from segone_napari.training.cli import (
     follow_training,
     given,
     run_options,
+    whole_number,
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``segone train-propagation``."""
     add_run_arguments(parser, "runs/propagation")
-    parser.add_argument("--objects", type=int, help="objects that are drawn from each stack")
-    parser.add_argument("--asked", type=int, help="slices of each object that are asked about")
+    parser.add_argument(
+        "--objects", type=whole_number, help="objects that are drawn from each stack"
+    )
+    parser.add_argument(
+        "--asked", type=whole_number, help="slices of each object that are asked about"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

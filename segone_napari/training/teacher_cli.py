@@ -10,6 +10,7 @@ from segone_napari.training.cli import (
     follow_training,
     given,
     run_options,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -27,12 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="train a teacher further: a folder, or the name of a bundled one",
     )
-    parser.add_argument("--objects", type=int, help="objects that are asked about in each slab")
-    parser.add_argument("--corrections", type=int, help="times that an answer is corrected")
     parser.add_argument(
-        "--image-size", type=int, help="side of the square of pixels that it looks at"
+        "--objects", type=whole_number, help="objects that are asked about in each slab"
     )
-    parser.add_argument("--embed-dim", type=int, help="channels of the image encoder's first stage")
+    parser.add_argument(
+        "--corrections", type=whole_number, help="times that an answer is corrected"
+    )
+    parser.add_argument(
+        "--image-size", type=whole_number, help="side of the square of pixels that it looks at"
+    )
+    parser.add_argument(
+        "--embed-dim", type=whole_number, help="channels of the image encoder's first stage"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -359,6 +359,7 @@ def test_the_command_says_what_is_wrong_with_its_options(options, words, maps, t
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert words in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_noted_command_names_no_places_of_this_machine(monkeypatch):
