@@ -329,9 +329,7 @@ class Vocabulary:
         """
         if prompts.leaves_side_open(text):
             near = self._suggest(prompts.parse(text, self._is_name))
-            return Match(
-                None, None, near, "it leaves open which side; name the patient's left, right"
-            )
+            return Match(None, None, near, "it doesn't say which side; write left, right or both")
         match = self._match_plain(text)
         if match.term or match.reason == SEVERAL:
             return match
@@ -366,7 +364,7 @@ class Vocabulary:
         if prompts.names_side_of_screen(text) or prompts.names_two_sides_of_one(text):
             return None
         asked = sentences.asked_for(prompts.both_sides_as_one(text), self._lookup)
-        match = None if asked is None else self._match_known(asked)
+        match = None if asked is None else self._match_learnt(asked) or self._match_known(asked)
         return match if match and (match.term or match.reason == SEVERAL) else None
 
     def _nearly_learnt(self, text: str) -> Match | None:
@@ -601,12 +599,15 @@ class Vocabulary:
         plain = (*words.get("neutral", ()), *words.get("weak", ()), *words.get("vague", ()))
         anatomical = (names | {*words.get("parts", ())}) - set(plain)
 
+        learnt = {_key(name, frozenset())[1]: e.name for e in self.learnt for name in e.names}
+
         def entry(words: tuple[str, ...]) -> str | None:
-            return self._lexicon.exact(words, False) or self._lexicon.same_concepts(words, False)
+            known = self._lexicon.exact(words, False) or self._lexicon.same_concepts(words, False)
+            return learnt.get(words, known)
 
         return sentences.Lookup(
             entry,
-            self._by_name.__contains__,
+            {*self._by_name, *learnt.values()}.__contains__,
             anatomical.__contains__,
             lambda word: prompts.singular(word) in self._elsewhere,
             frozenset(words.get("ambiguous", ())).__contains__,
