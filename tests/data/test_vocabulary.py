@@ -568,7 +568,8 @@ def test_what_a_sentence_asks_for_is_understood(text, expected):
 def test_a_sentence_may_ask_for_what_was_taught():
     vocabulary = VOCABULARY.with_term("left cavernoma")
     match = vocabulary.match("34 y/o with seizures, please measure the left cavernoma in mm3")
-    assert match.term and match.term.name == "left cavernoma"
+    assert match.term is not None
+    assert match.term.name == "left cavernoma"
     assert VOCABULARY.match("34 y/o with seizures, please measure the left cavernoma").term is None
 
 
