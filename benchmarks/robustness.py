@@ -5,7 +5,8 @@
 Each validation scan is damaged in one way at a time and segmented again. The reference stays the
 scan's own: a damaged copy lies on the same grid, or is compared at the positions of the scan's
 voxels that it still shows. Of a head that is cut off, what is left counts, of structures that are
-at least half there. Prints the mean Dice over the left/right structures for each scan.
+at least half there. Prints the mean Dice over the left/right structures for each scan, and where
+lesions or a tumour are seen, although all these heads are healthy.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import gaussian_filter, zoom
 
+from segone_napari.data.synthetic import LESIONS, TUMOUR
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.evaluation.metrics import dice_by_prompt
 from segone_napari.session import Session
@@ -46,6 +48,7 @@ def main() -> None:
     session = Session(preset=args.preset, checkpoint=args.checkpoint)
     vocabulary = Vocabulary.load()
     dice: dict[str, dict[str, float]] = {name: {} for name in DAMAGES}
+    seen: dict[str, list[str]] = {LESIONS: [], TUMOUR: []}  # though all heads are healthy
     for scan in args.scans:
         image, classes = SCANS[scan](args.data / "validation" / scan, vocabulary)
         for name, damage in DAMAGES.items():
@@ -58,6 +61,10 @@ def main() -> None:
                 p for p in PROMPTS if _is_half_there(vocabulary.class_names.index(p), left, classes)
             ]
             results = session.segment(copy, prompts)
+            for prompt, answer in zip(seen, session.segment(copy, list(seen)), strict=True):
+                if answer.found:
+                    volume_ml = (answer.probability > 0.5).sum() * image.grid.voxel_volume_ml
+                    seen[prompt].append(f"{scan}, {name}: {volume_ml:.1f} mL")
             session.forget(copy)
             dice[name][scan] = float(
                 np.mean(list(dice_by_prompt(results, left, vocabulary).values()))
@@ -65,7 +72,11 @@ def main() -> None:
     table = Table("damage", *args.scans, title=f"mean Dice left/right, {args.preset}")
     for name, row in dice.items():
         table.add_row(name, *(f"{row[scan]:.3f}" for scan in args.scans))
-    Console(width=110).print(table)
+    console = Console(width=110)
+    console.print(table)
+    for prompt, where in seen.items():
+        asked = len(args.scans) * len(DAMAGES)
+        console.print(f"{prompt} seen in {len(where)} of {asked} healthy images", *where, sep="; ")
     if args.plot:
         _plot(dice, args.plot)
 

@@ -76,6 +76,8 @@ likely in an outlier as one standard deviation from the mean is in what is usual
 LEAST_CLEAR = 0.65
 """A piece of outliers of which a smaller share is beyond `OUTLIER` doesn't count, whatever the
 network says: beside the ventricles white matter looks a little like lesions in most heads."""
+UNCLEAR = 0.26
+"""The highest probability of what doesn't count: in no mask that expects a Dice of twice that."""
 SMALLEST_PIECE_ML = 0.01
 """Nor does a smaller one: what is called a lesion is 3 mm long at least."""
 MOST_TOLD = 6.0
@@ -106,7 +108,7 @@ class SparseClasses:
     """Probabilities of all classes in a box of an image whose axes are in RAS order.
 
     A class that is nowhere has no part. Of outliers, `unclear` says which voxels (E,) belong to
-    pieces that hardly differ from what they lie in, or are specks.
+    pieces that hardly differ from what they lie in, or are specks, or are away from clear ones.
     """
 
     box: Box
@@ -116,15 +118,17 @@ class SparseClasses:
     def probability(self, classes: Sequence[int]) -> Dense:
         """Sum of the probabilities of some classes, in the box that holds them all.
 
-        Of outliers alone, what is unclear has half its probability, so that it wins no voxel,
-        unless all is.
+        Of outliers alone, what is unclear has half its probability, and `UNCLEAR` at most, unless
+        all is.
         """
         parts = [self.parts[c] for c in classes if c in self.parts]
         if not parts:
             return EMPTY_BOX, np.zeros((0, 0, 0), dtype=np.float16)
         if len(classes) == 1 and self.is_clear(classes[0]):
             part = parts[0]
-            parts = [part._replace(values=part.values / (1 + self.unclear[classes[0]].half()))]
+            less = (part.values / 2).clamp_max(UNCLEAR)
+            values = torch.where(self.unclear[classes[0]], less, part.values)
+            parts = [part._replace(values=values)]
         shape = _shape(self.box)
         total = torch.zeros(math.prod(shape), device=parts[0].values.device)
         for part in parts:
@@ -295,23 +299,26 @@ def _in_pieces(
 
 def _unclear(part: ClassPart, unlike: Tensor, box: Box, least: float) -> Tensor:
     """Which voxels (E,) of outliers lie in pieces that are hardly `unlike` (E,) what is usual, or
-    of fewer than `least` voxels.
+    of fewer than `least` voxels, or beside no other piece.
     """
     start = [side.start - of.start for side, of in zip(part.box, box, strict=True)]
     voxels = np.unravel_index(part.voxels.cpu().numpy(), _shape(box))
     places = tuple(line - first for line, first in zip(voxels, start, strict=True))
     mask = np.zeros(_shape(part.box), dtype=bool)
     mask[places] = (part.values > 0.5).cpu().numpy()
-    pieces, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    neighbours = np.ones((3, 3, 3))
+    pieces, count = ndimage.label(mask, neighbours)
     piece = torch.from_numpy(pieces[places]).long()
     is_clear = (unlike > OUTLIER).float().cpu()
     size, clear = (
         torch.zeros(count + 1).index_add_(0, piece, weights)
         for weights in (torch.ones_like(is_clear), is_clear)
     )
-    is_unclear = (clear < LEAST_CLEAR * size) | (size < least)
-    is_unclear[0] = False
-    return is_unclear[piece].to(part.values.device)
+    counts = (clear >= LEAST_CLEAR * size) & (size >= least)
+    counts[0] = False
+    near = ndimage.binary_dilation(counts.numpy()[pieces], neighbours)
+    is_near = torch.from_numpy(near[places]) & (piece == 0)
+    return ~(counts[piece] | is_near).to(part.values.device)
 
 
 def _shape(box: Box) -> tuple[int, int, int]:

@@ -158,6 +158,23 @@ def test_of_several_lesions_only_those_count_that_are_clearly_unlike_white_matte
     assert whole[7:11, 10:14, 10:14].min() > 0.95, "a part of something larger counts entirely"
 
 
+def test_what_is_rather_no_lesion_counts_beside_a_clear_one_only() -> None:
+    truth, parts = with_lesion(0.95)
+    image = scan(truth, [0.1, 0.5, 0.9, 0, 0, 0, 0.5])
+    image[7:11, 10:14, 10:14] -= 0.08  # two standard deviations
+    beside = (slice(32, 33), slice(10, 14), slice(10, 14))
+    alone = (slice(14, 15), slice(30, 34), slice(10, 14))
+    for place in (beside, alone):
+        parts[6][place], parts[2][place] = 0.3, 0.7
+        image[place] -= 0.1
+    sharp = sharpen(image, SPACING, NAMES, answering(parts))
+    box, values = sharp.probability([6])
+    full = np.zeros(truth.shape)
+    full[box] = values
+    assert full[7:11, 10:14, 10:14].max() < sharpening.UNCLEAR + 1e-3
+    assert 0.5 > full[beside].mean() > 1.5 * full[alone].mean() > 0
+
+
 @pytest.mark.parametrize(("lesion", "is_clear"), [(0.5, True), (1.3, True), (0.82, False)])
 def test_where_no_lesion_is_clear_what_was_seen_stays_and_is_called_unclear(
     lesion: float, is_clear: bool

@@ -140,10 +140,38 @@ def test_odds_are_corrected_for_the_class_that_is_asked_for_only(make: Make, mon
     monkeypatch.setitem(sliced.ODDS_OF, "brainstem", 3.0)
     after = system.segment(encoded, PROMPTS)
     for one, other in zip(before, after, strict=True):
-        p = one.probability.astype(np.float32)
-        expected = 3 * p / (1 + 2 * p) if one.prompt == "brainstem" else p
+        expected = one.probability
+        if one.prompt == "brainstem":
+            surer = sliced.with_odds(expected, 3.0)
+            expected = sliced.with_odds(surer, 1 / sliced.best_threshold(surer) - 1)
         np.testing.assert_allclose(other.probability, expected, atol=2e-3)
     assert after[1].mask.data.sum() > before[1].mask.data.sum()
+
+
+def test_the_mask_of_the_best_threshold_expects_the_most_dice():
+    draw = np.random.default_rng(0)
+    for exponent in (0.5, 1.0, 4.0):
+        probability = (draw.uniform(0.03, 1, (6, 7, 8)) ** exponent).astype(np.float16)
+        best = sliced.best_threshold(probability)
+        reached = sliced.expected_dice(probability, probability >= best)
+        for other in np.linspace(0.05, 0.5, 40):
+            assert sliced.expected_dice(probability, probability >= other) <= reached + 1e-6
+        assert best == pytest.approx(reached / 2, abs=0.02)
+    assert sliced.best_threshold(np.ones((2, 2, 2), np.float16)) == 0.5
+    assert sliced.best_threshold(np.zeros((2, 2, 2), np.float16)) == 0.5
+
+
+def test_what_is_seen_unsurely_is_outlined_generously_once_it_is_found(make: Make, monkeypatch):
+    system: Any = make()
+    encoded = system.encode(head())
+    (before,) = system.segment(encoded, ["brainstem"])
+    monkeypatch.setitem(sliced.ODDS_OF, "brainstem", 1.0)
+    (found,) = system.segment(encoded, ["brainstem"])
+    assert found.mask.data.sum() > before.mask.data.sum()
+    monkeypatch.setitem(sliced.LEAST_CERTAINTY_OF, "brainstem", 1.1)
+    (missed,) = system.segment(encoded, ["brainstem"])
+    assert not missed.found
+    np.testing.assert_array_equal(missed.draft_mask.data, before.mask.data)
 
 
 def test_what_looks_too_much_like_its_surroundings_is_not_found_and_can_be_shown(make: Make):
