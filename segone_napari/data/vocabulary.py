@@ -327,7 +327,7 @@ class Vocabulary:
         too: the first suggestion gives each its own mask ("caudate; putamen"), the second is their
         union where it has a name ("dorsal striatum").
         """
-        if prompts.leaves_side_open(text):
+        if prompts.leaves_side_open(text) and not self._match_learnt(text):
             near = self._suggest(prompts.parse(text, self._is_name))
             return Match(None, None, near, "it doesn't say which side; write left, right or both")
         match = self._match_plain(text)

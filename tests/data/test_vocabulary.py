@@ -537,6 +537,7 @@ def test_a_side_that_is_left_open_is_refused(text):
     match = VOCABULARY.match(text)
     assert match.term is None
     assert "which side" in match.reason
+    assert VOCABULARY.with_term(text).match(text).term is not None, "a name that a person gave"
 
 
 @pytest.mark.parametrize(
