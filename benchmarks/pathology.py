@@ -26,12 +26,12 @@ from rich.table import Table
 from scipy import ndimage
 
 from segone_napari.data import formats
+from segone_napari.data.synthetic import LESIONS, TUMOUR
 from segone_napari.data.vocabulary import Vocabulary
 from segone_napari.session import Session
 from segone_napari.systems.base import Result
 from segone_napari.volume import Volume
 
-LESIONS, TUMOUR = "white matter lesions", "tumour"
 VOCABULARY = Vocabulary.load()
 MNI_CEREBRUM_MM = np.array([[-70.0, -105.0, -50.0], [70.0, 72.0, 80.0]])
 """About where the cerebrum lies in MNI space: its lowest and highest corner."""
@@ -95,8 +95,7 @@ def main() -> None:
 def _words(result: Result) -> str:
     if not result.found:
         return f"not found ({result.confidence:.2f})"
-    volume_ml = (result.probability > 0.5).sum() * result.grid.voxel_volume_ml
-    return f"{volume_ml:.0f} mL ({result.confidence:.2f})"
+    return f"{result.volume_ml:.0f} mL ({result.confidence:.2f})"
 
 
 def _dice(result: Result, truth: NDArray[np.bool_]) -> float:

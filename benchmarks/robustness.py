@@ -63,8 +63,7 @@ def main() -> None:
             results = session.segment(copy, prompts)
             for prompt, answer in zip(seen, session.segment(copy, list(seen)), strict=True):
                 if answer.found:
-                    volume_ml = (answer.probability > 0.5).sum() * image.grid.voxel_volume_ml
-                    seen[prompt].append(f"{scan}, {name}: {volume_ml:.1f} mL")
+                    seen[prompt].append(f"{scan}, {name}: {answer.volume_ml:.1f} mL")
             session.forget(copy)
             dice[name][scan] = float(
                 np.mean(list(dice_by_prompt(results, left, vocabulary).values()))

@@ -56,9 +56,13 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-_SIDES = prompts.LEFT | prompts.RIGHT | prompts.BOTH
+_ONE_SIDE = prompts.LEFT | prompts.RIGHT
+_SIDES = _ONE_SIDE | prompts.BOTH
 _JOINERS = _set("and or plus also")
 _SMALL = prompts.FILLERS | _SIDES | prompts.SIDE_COMPANIONS
+_NO_NAME = prompts.FILLERS | _SIDES | _JOINERS
+_PLAIN = _SMALL | _JOINERS | {"only"}
+_BESIDE_SIDES = prompts.FILLERS | prompts.SIDE_COMPANIONS | {"hemisphere"}
 _MODEST = _set(
     "seg req put place set drew drawn irradiate provide deliver including include namely ie eg aka "
     "with by that into onto to than against versus vs per about around whether how then just only "
@@ -66,7 +70,7 @@ _MODEST = _set(
     "neonatal healthy normal her his their our my this enlarged dilated atrophic swollen shrunken "
     "earlier previous current nothing else again exporting"
 )
-_SAYS_LITTLE = prompts.FILLERS | _SIDES | _JOINERS | _MODEST
+_SAYS_LITTLE = _NO_NAME | _MODEST
 """Words that leave a name beside them what it is."""
 _ANIMALS = _set(
     "mouse mice rat rats fish zebrafish dog dogs cat cats monkey macaque pig pigs cow bird horse "
@@ -120,16 +124,15 @@ class _Clause:
     def names_only(self) -> bool:
         """Whether it says nothing besides names and their sides."""
         named = {i for span in self.spans for i in range(span.start, span.end)}
-        plain = _SMALL | _JOINERS | {"only"}
         return bool(named) and all(
-            token in plain for i, token in enumerate(self.tokens) if i not in named
+            token in _PLAIN for i, token in enumerate(self.tokens) if i not in named
         )
 
     @property
     def begins_with_a_name(self) -> bool:
         """Whether nothing but small words comes before its first name."""
         before = self.tokens[: self.spans[0].start] if self.spans else ("",)
-        return all(token in prompts.FILLERS | _SIDES | _JOINERS for token in before)
+        return all(token in _NO_NAME for token in before)
 
 
 def asked_for(text: str, lookup: Lookup) -> str | None:
@@ -161,18 +164,19 @@ def asked_for(text: str, lookup: Lookup) -> str | None:
             chosen.add(n)
     if not chosen:
         return None
+    in_order = sorted(chosen)
     found: list[str] = []
-    for n in sorted(chosen):
+    for n in in_order:
         names = _names_of(clauses[n], lookup)
         if names is None:
             return None
         found += names
     entries = {span.entry for n in chosen for span in clauses[n].spans}
-    if len(entries) > 1 and len(chosen) > 1 and not _is_one_list(clauses, sorted(chosen)):
+    if len(entries) > 1 and len(chosen) > 1 and not _is_one_list(clauses, in_order):
         return None
     names_side = any(set(prompts.tokenize(name)) & _SIDES for name in found)
     others = {t for n, c in enumerate(clauses) if n not in chosen for t in c.tokens}
-    if not names_side and others & (prompts.LEFT | prompts.RIGHT):
+    if not names_side and others & _ONE_SIDE:
         return None
     return " and ".join(dict.fromkeys(found))
 
@@ -202,13 +206,13 @@ def _longest_name(
     tokens: tuple[str, ...], start: int, shouted: set[str], lookup: Lookup
 ) -> _Span | None:
     """The longest name that begins with a token."""
-    if tokens[start] in prompts.FILLERS | _SIDES | _JOINERS:
+    if tokens[start] in _NO_NAME:
         return None
     for end in range(min(len(tokens), start + LONGEST_NAME), start, -1):
         inner = tokens[start:end]
-        if inner[-1] in prompts.FILLERS | _JOINERS or any(t in _SIDES for t in inner):
+        if inner[-1] in _NO_NAME or not _SIDES.isdisjoint(inner):
             continue
-        words = prompts.key(list(tokens[start:end]))
+        words = prompts.key(list(inner))
         if end == start + 1 and lookup.is_ambiguous(words[0]) and tokens[start] not in shouted:
             continue
         if entry := lookup.entry(words):
@@ -238,7 +242,7 @@ def _names_of(clause: _Clause, lookup: Lookup) -> list[str] | None:
         front = f"{tokens[before]} " if before is not None else ""
         back = f" {tokens[after]}" if after is not None else ""
         names.append(f"{front}{name}{back}")
-    apart = [n for n, t in enumerate(tokens) if t in prompts.LEFT | prompts.RIGHT]
+    apart = [n for n, t in enumerate(tokens) if t in _ONE_SIDE]
     return None if set(apart) - attached else names
 
 
@@ -247,8 +251,7 @@ def _side_beside(tokens: tuple[str, ...], places: range) -> int | None:
     for place in places:
         if tokens[place] in _SIDES:
             return place
-        is_small = tokens[place] in prompts.FILLERS | prompts.SIDE_COMPANIONS | {"hemisphere"}
-        if not is_small and not _ASKS.search(tokens[place]):
+        if tokens[place] not in _BESIDE_SIDES and not _ASKS.search(tokens[place]):
             return None
     return None
 
@@ -268,14 +271,14 @@ def _stands_alone(clause: _Clause, span: _Span, lookup: Lookup) -> bool:
     while place < len(tokens) and tokens[place] in _SMALL:
         place += 1
     if place < len(tokens) and tokens[place] in _JOINERS:
-        while place < len(tokens) and tokens[place] in _SMALL | _JOINERS:
+        while place < len(tokens) and (tokens[place] in _SMALL or tokens[place] in _JOINERS):
             place += 1
         if place < len(tokens) and place not in starts and not _says_little(tokens[place]):
             return False
 
     # 2. What comes before it, back to what asks for it.
     place = span.start - 1
-    while place >= 0 and tokens[place] in _SIDES | prompts.SIDE_COMPANIONS:
+    while place >= 0 and (tokens[place] in _SIDES or tokens[place] in prompts.SIDE_COMPANIONS):
         place -= 1
     if place < 0 or place + 1 in ends or _ASKS.search(tokens[place]):
         return True

@@ -666,7 +666,7 @@ def _draw_lesions(
     """
     if LESIONS not in maps.names:
         return tissue
-    is_lesion = torch.tensor([name == LESIONS for name in maps.names], device=draw.device)
+    is_lesion = _is_any(maps, (LESIONS,), draw.device)
     left, right = _white_matter(maps)
     chance = draw.uniform(len(head))[:, None, None, None]  # (B, 1, 1, 1)
     white = torch.where(centred[..., 0] < 0, left, right)
@@ -686,8 +686,8 @@ def _draw_lesions(
     i, j, k = voxel.clamp_min(0).minimum(shape - 1).unbind(-1)
     mask = draw.integers(len(head), len(maps.lesions))[:, None, None, None]
     is_hit = (maps.lesions[mask, i, j, k] > 0) & is_inside & (chance > 1 - config.lesion_share)
-    is_white = (tissue == left) | (tissue == right)
-    return torch.where(is_hit & is_white & (tissue > 0), maps.names.index(LESIONS), tissue)
+    is_hit &= _is_white_matter(maps, tissue)
+    return torch.where(is_hit, maps.names.index(LESIONS), tissue)
 
 
 def _white_matter(maps: LabelMaps) -> tuple[int, int]:
@@ -695,6 +695,17 @@ def _white_matter(maps: LabelMaps) -> tuple[int, int]:
     sides = ("left cerebral white matter", "right cerebral white matter")
     left, right = (maps.names.index(side) if side in maps.names else 0 for side in sides)
     return left, right
+
+
+def _is_white_matter(maps: LabelMaps, tissue: Tensor) -> Tensor:
+    """Where tissues of any shape are the cerebrum's white matter."""
+    left, right = _white_matter(maps)
+    return ((tissue == left) | (tissue == right)) & (tissue > 0)
+
+
+def _is_any(maps: LabelMaps, names: tuple[str, ...], device: torch.device) -> Tensor:
+    """Which tissues (T,) have one of these names."""
+    return torch.tensor([name in names for name in maps.names], device=device)
 
 
 SCATTERED = 8
@@ -711,9 +722,8 @@ def _scatter_lesions(
     samples = (draw.uniform(len(tissue)) < config.scattered_share).nonzero()[:, 0]  # (B',)
     if LESIONS not in maps.names or not len(samples):
         return tissue
-    left, right = _white_matter(maps)
     before, places = tissue[samples], centred[samples]
-    is_white = ((before == left) | (before == right)) & (before > 0)
+    is_white = _is_white_matter(maps, before)
     middle = before.shape[1] // 2
     count = len(samples)
     weights = is_white[:, middle].flatten(1) + 1e-6  # (B', H·W)
@@ -758,8 +768,7 @@ def _may_grow(maps: LabelMaps) -> Tensor:
     """Return for each tissue (T,): 2 where oedema spreads, 1 in the rest of the brain, else 0."""
     plain = [name.removeprefix("left ").removeprefix("right ") for name in maps.names]
     spreads = torch.tensor([name in _OEDEMA_SPREADS for name in plain])
-    around = torch.tensor([name in _AROUND_BRAIN for name in maps.names])
-    inside = ~around.to(maps.is_outside.device) & ~maps.is_outside
+    inside = ~_is_any(maps, _AROUND_BRAIN, maps.is_outside.device) & ~maps.is_outside
     return inside.long() + (inside & spreads.to(inside.device)).long()
 
 
@@ -770,7 +779,7 @@ def _strip(
     count = len(tissue)
     is_stripped = draw.uniform(count) < config.stripped_share  # (B,)
     is_tight = is_stripped & (draw.uniform(count) < 0.5)
-    around = torch.tensor([name in _AROUND_BRAIN for name in maps.names], device=draw.device)
+    around = _is_any(maps, _AROUND_BRAIN, draw.device)
     gone = maps.is_outside[tissue] & is_stripped[:, None, None, None]
     gone |= around[tissue] & is_tight[:, None, None, None]
     return tissue.masked_fill(gone, 0), is_stripped
@@ -789,8 +798,8 @@ def _brightness(maps: LabelMaps, tissue: Tensor, config: SyntheticConfig, draw: 
     other = 1 + draw.integers(count, max(1, len(others)))
     is_t1 = draw.uniform(count) < (config.t1_share if others else 1.0)
     chosen = looks.to(draw.device)[torch.where(is_t1, 0, other)]  # (B, T)
-    is_tumour = torch.tensor([name in tumours.TISSUES for name in maps.names], device=draw.device)
-    is_lesion = torch.tensor([name == LESIONS for name in maps.names], device=draw.device)
+    is_tumour = _is_any(maps, tumours.TISSUES, draw.device)
+    is_lesion = _is_any(maps, (LESIONS,), draw.device)
     jitter = torch.where(is_tumour, config.tumour_jitter, config.look_jitter)  # (T,)
     typical = chosen + jitter * draw.normal(count, tissues)
     mean = torch.where(chosen.isnan(), mean, typical).clamp(0.02, 1.1)
@@ -819,9 +828,7 @@ def _fade(maps: LabelMaps, mean: Tensor, config: SyntheticConfig, draw: _Draw) -
     white = mean[:, _white_matter(maps)[0], None]
     low, high = config.lesion_contrast
     contrast = draw.uniform(*mean.shape, low=low, high=high)
-    fades = torch.tensor(
-        [name in (LESIONS, tumours.TISSUES[0]) for name in maps.names], device=draw.device
-    )
+    fades = _is_any(maps, (LESIONS, tumours.TISSUES[0]), draw.device)
     return torch.where(fades, torch.lerp(white, mean, contrast), mean)
 
 

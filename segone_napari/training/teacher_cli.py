@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objects", type=whole_number, help="objects that are asked about in each slab"
     )
-    parser.add_argument(
-        "--corrections", type=whole_number, help="times that an answer is corrected"
-    )
+    parser.add_argument("--corrections", type=int, help="times that an answer is corrected")
     parser.add_argument(
         "--image-size", type=whole_number, help="side of the square of pixels that it looks at"
     )

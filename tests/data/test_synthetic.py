@@ -243,7 +243,7 @@ def test_a_stripped_head_has_no_skin(maps):
     # a blurred brain reaches a little beyond its edge, and one image in five has bright air
     beyond = ~F.max_pool2d((~outside).float(), 5, stride=1, padding=2).bool()
     shares = [(s[beyond[n]] < 0.2).float().mean() for n, s in enumerate(stripped[:, 1])]
-    assert sum(share > 0.95 for share in shares) >= 30
+    assert sum(share > 0.95 for share in shares) >= 33
     assert (whole[:, 1][outside] > 0.2).float().mean() > 0.05
 
 

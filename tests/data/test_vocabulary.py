@@ -649,8 +649,8 @@ def test_an_older_vocabulary_of_the_same_classes_learns_the_newer_names(tmp_path
     assert other.brought_up_to_date() is other
 
 
-@pytest.mark.parametrize("phrases", ["PHRASES", "BY_OTHERS"])
-def test_the_text_benchmark_keeps_its_bars(phrases):
+@pytest.mark.parametrize(("phrases", "least"), [("PHRASES", 150), ("BY_OTHERS", 130)])
+def test_the_text_benchmark_keeps_its_bars(phrases, least):
     path = Path(__file__).parents[2] / "benchmarks" / "text.py"
     spec = importlib.util.spec_from_file_location("text_benchmark", path)
     benchmark = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
@@ -662,7 +662,7 @@ def test_the_text_benchmark_keeps_its_bars(phrases):
         kind = (phrase.half, bool(phrase.means))
         right.setdefault(kind, []).append(outcome == benchmark.expected(phrase))
     for half in benchmark.HALVES:
-        assert len(right[half, True]) > 120
+        assert len(right[half, True]) > least
         assert sum(right[half, True]) >= 0.9 * len(right[half, True])
         assert sum(right[half, False]) >= 0.95 * len(right[half, False])
     assert benchmark.share_of_names_refused(VOCABULARY) == 0
