@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segone_napari.data import prompts
+from segone_napari.data.descriptions import read_descriptions
 from segone_napari.data.vocabulary import Term, Vocabulary
 from segone_napari.runtime import BadInput
 from segone_napari.session import as_prompts
@@ -90,11 +91,14 @@ def main() -> None:
 
 
 def read_phrases(path: Path, vocabulary: Vocabulary) -> list[Phrase]:
-    """Read the phrases, without those that stand verbatim in the vocabulary."""
+    """Read the phrases, without those that stand verbatim in what a prompt is looked up in."""
     names = {
         " ".join(prompts.tokenize(name))
         for entry in (*vocabulary.structures, *vocabulary.groups)
         for name in (*entry.names, *entry.synonyms_with_side, *entry.descriptions)
+    }
+    names |= {
+        " ".join(prompts.tokenize(t)) for texts in read_descriptions().values() for t in texts
     }
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))

@@ -609,7 +609,7 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
 
 
 def _add_training(commands: Any, called: Sequence[str]) -> None:
-    """Add the commands that train what comes with the package, from label maps."""
+    """Add the commands that train what comes with the package."""
     for name, module, words in (
         ("train", "cli", "train a checkpoint from label maps"),
         ("train-teacher", "teacher_cli", "train a SAM2 teacher from label maps"),
@@ -617,6 +617,11 @@ def _add_training(commands: Any, called: Sequence[str]) -> None:
             "train-propagation",
             "propagation_cli",
             "train the network that follows drawn slices, from label maps",
+        ),
+        (
+            "train-descriptions",
+            "descriptions_cli",
+            "train what tells the descriptions that prompts may be",
         ),
     ):
         sentence = words[0].upper() + words[1:] + "."

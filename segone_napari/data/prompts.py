@@ -73,6 +73,8 @@ FILLERS = _words(
     # what the prompt is about anyway
     "mri mr t1 t2 t1w t2w flair weighted scan scans image images picture slice dataset study "
     "sequence acquisition patient patients subject subjects person persons human structure "
+    "son sons daughter daughters mother father mum mom dad grandma grandmother grandpa grandfather "
+    "gran wife husband brother sister uncle aunt friend "
     "structures region regions area areas roi rois anatomical anatomic anatomy entire complete "
     "full proper visible 3d 2d"
 )
@@ -94,6 +96,7 @@ ALIASES = {
 }  # fmt: skip
 """Plurals and spellings that a plain "drop the s" does not mend."""
 
+_NUMBERING = re.compile(r"(?:^|(?<=[\s,;]))\(?\d{1,2}[.)]\s*(?=[^\W\d])")
 _CONJUNCTIONS = re.compile(
     r"[&+]|\b(?:and|or|plus|as well as|(?:together|along) with|in addition to|followed by|then)\b",
     re.IGNORECASE,
@@ -119,9 +122,16 @@ _SCREEN_SIDE = re.compile(
 """A side of what is seen, which may be either side of the patient."""
 
 _OPEN_SIDE = re.compile(
-    r"\b(?:one|an?|affected|unaffected|healthy|good|bad|wrong|same|opposite|symptomatic|paretic|"
-    r"dominant|nondominant|which|whichever|larger|smaller|worse) (?:side|hemisphere)\b"
-    r"|\b(?:ipsi|contra)lateral\b|\b(?:smaller|larger|bigger|better|worse) (?:one )?of the two\b"
+    r"(?<!left )(?<!right )\b(?:any |either )?one of (?:the|his|her|their|both|these|those|two)\b"
+    r"|\b(?:only|just) (?:1|one|a single) (?!mask|layer|label|file|colou?r|lesion|tumou?r)"
+    r"|\beither (?!sides?\b|of\b)|\b[LR]\s?\?|\bwhichever\b|\bor maybe\b"
+    r"|\b(?:maybe|perhaps|possibly|probably) (?:the )?(?:left|right)\b|\bopposite (?:the|to)\b"
+    r"|(?<!left )(?<!right )\bsides? (?:to be|is|isn['\u2019]?t|not|un(?:known|clear|decided)|"
+    r"tbd|tbc|doesn['\u2019]?t|(?:of|with) the (?:lesion|stroke|tumou?r|pain|bleed|mass))\b"
+    r"|\bthat (?:looks|is|seems|appears) (?:smaller|larger|bigger|brighter|darker|worse|affected)\b"
+    r"|\b(?:ipsi|contra)lateral\b|\b(?:smaller|larger|bigger|better|worse) (?:one )?of the\b"
+    r"|\b(?:one|an?|affected|unaffected|healthy|good|bad|wrong|same|opposite|symptomatic|paretic|"
+    r"dominant|nondominant|which|larger|smaller|worse)[- ](?:side|hemisphere)\b"
     rf"|\b(?:{_L} or (?:the )?{_R}|{_R} or (?:the )?{_L})"
     r"|\b(?:left|right)(?:[- ]sided)? (?:left|right)\b(?!.*\b(?:left|right)\b)",
     re.IGNORECASE,
@@ -131,17 +141,14 @@ _OPEN_SIDE = re.compile(
 _PERSON = r"(?:patient|person|subject|individual|adult|male|female|man|woman|boy|girl|child)"
 _NO_SIDE = re.compile(
     rf"\b(?:left|right)[- ]?handed(?=\s+(?:\w+\s+)?{_PERSON}|\s*(?:[,.:]|$))"
-    r"|\ball right\b|\bright (?:now|away|then)\b"
+    r"|\ball right\b|\bright (?=(?:now|away|then|there|here|at|where|in (?:front|the middle)|"
+    r"on top|below|beneath|under|underneath|above|over|behind|beside|next|between|inside|outside|"
+    r"around)\b)"
     r"|\bleft[- ]?overs?\b|\b(?:what|whatever)(?: is|['\u2019]?s) left\b",
     re.IGNORECASE,
 )
 """What says "left" or "right" and means no side: "right-handed patient", "what is left of"."""
 
-_REQUEST = re.compile(
-    r"\b(?:please|outline|segment|show|highlight|delineate|mark|label|draw|trace|contour|find|"
-    r"locate|display|extract|measure|give|can you|could you|i want|i need|i'd like|i would like)\b",
-    re.IGNORECASE,
-)
 _ASKING = re.compile(
     r"\b(?:draw|trace|circle|outline|contour|line|mask)(?: a (?:line|circle))? around\b"
     r"|\b(?:start|begin|continue|proceed|go on|carry on|help me|help) with\b"
@@ -192,10 +199,14 @@ class Request:
 
 
 def split_prompts(text: str) -> list[str]:
-    """Split a line of prompts at ``;`` and at line breaks; blank ones are left out.
+    """Split a line of prompts at ``;``, at line breaks and at the numbers of a list ("1. a 2. b").
+
+    Blank ones are left out.
 
     An empty list means that nothing was asked: the caller says so to the person.
     """
+    if len(_NUMBERING.findall(text)) > 1 and _NUMBERING.match(text.strip()):
+        text = _NUMBERING.sub(";", text)
     return [part.strip() for part in re.split(r"[;\n\r]+", text) if part.strip()]
 
 
@@ -231,7 +242,7 @@ def tokenize(text: str, is_name: Callable[[str], bool] = lambda _: False) -> lis
         text = said.sub(relation, text)
     text = re.sub(r"['\u2018\u2019\u02bc`](?=s\b)", " '", text)
     text = re.sub(r"(?<=\w)['\u2018\u2019\u02bc](?=t\b)", "", text)
-    text = re.sub(r"\bw/o\b", "without", text)
+    text = re.sub(r"\bw/o\b|\bleav(?:e|ing) (?:away|out)\b", "without", text)
     text = text.replace("&", " and ").replace("+", " and ")
     return [t for t in re.findall(r"'s\b|[^\W_]+", text) if t != "'s"]
 
@@ -309,19 +320,6 @@ def _is_torn(tokens: list[str]) -> bool:
         return False  # "L hippocampus R hippocampus": each side has its own
     says_more = len(sides) < len(tokens) - sides[0]
     return says_more and len({tokens[n] in LEFT for n in sides}) == 2
-
-
-def without_preamble(text: str) -> str:
-    """Drop the sentences before the one that asks: "She forgets a lot. Please outline …".
-
-    A text that names a side or a negation before its request is left as it is.
-    """
-    clauses = re.split(r"(?<=[,.!?:])\s+", text.strip())
-    asking = next((i for i, clause in enumerate(clauses) if _REQUEST.search(clause)), 0)
-    before = tokenize(" ".join(clauses[:asking]))
-    if any(t in LEFT | RIGHT | BOTH | NEGATIONS for t in before):
-        return text
-    return " ".join(clauses[asking:])
 
 
 def side_comes_last(text: str) -> bool:

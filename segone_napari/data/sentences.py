@@ -27,20 +27,24 @@ _CLAUSES = re.compile(
 )
 """Where a clause may end and another begin; a comma alone may also join what is asked for."""
 
+_NUMBERS_OF_ONE_NOUN = re.compile(
+    r"\b(third|3rd)\s*(and|&|\+|/|,)\s*(?:the\s+)?(fourth|4th)\s+(ventricle)s?\b", re.IGNORECASE
+)
 _SIDE_IN_BRACKETS = re.compile(
     r"[(\[]\s*(left|right|l|r|lt|rt|both|bilateral|both sides)\.?\s*[)\]]", re.IGNORECASE
 )
 _ASKS = re.compile(
     r"^\s*(?:is|are|can|could|may|has|have|do|does|how|what|where|which|will|would)\b"
     r"|\b(?:please|pls|plz|kindly|need(?:ed|s)?|wants?|wanted|would (?:like|love)|like to|"
-    r"['\u2019]d (?:like|love|want|need)|require[ds]?|appreciate|outlin(?:e|ed|ing)|segs?|"
+    r"['\u2019]d (?:like|love|want|need)|require[ds]?|appreciate|outlin(?:e|es|ed|ing)|segs?|"
     r"segment(?:ed|ing|ation|ations)?|show|highlight(?:ed)?|delineat(?:e|ed|ion|ing)|"
     r"mark(?:ed|ing)?|label(?:led)?|draw|trace|contour(?:ed|ing|s)?|find|locate|display|extract|"
     r"measur(?:e|ed|ing)|quantif(?:y|ied)|isolate|select|paint|colou?r(?:ed)?|annotate|"
     r"visuali[sz]e|compute|calculate|estimate|report|generate|create|give|get|make|put|save|"
-    r"export|overlay|redo|verify|check|see|tell|how (?:big|large|thick|heavy|much|many)|"
-    r"what is|what['\u2019]s|masks?|roi|req|use|crop|wondering|look(?:ing)? (?:at|for)|"
-    r"volumetry|volumes?|vols?|sizes?|atrophy|asked about|(?:of )?interest(?:ed)?)\b",
+    r"export|overlay|redo|compar(?:e|ing)|point(?:ed)? out|verify|check|see|tell|"
+    r"how (?:big|large|thick|heavy|much|many)|what is|what['\u2019]s|masks?|roi|req|use|crop|"
+    r"wondering|look(?:ing)? (?:at|for)|volumetry|volumes?|vols?|sizes?|atrophy|asked about|"
+    r"(?:of )?interest(?:ed)?)\b",
     re.IGNORECASE,
 )
 """What makes a clause a request."""
@@ -60,7 +64,7 @@ _ONE_SIDE = prompts.LEFT | prompts.RIGHT
 _SIDES = _ONE_SIDE | prompts.BOTH
 _JOINERS = _set("and or plus also")
 _SMALL = prompts.FILLERS | _SIDES | prompts.SIDE_COMPANIONS
-_NO_NAME = prompts.FILLERS | _SIDES | _JOINERS
+_NO_NAME = prompts.FILLERS | _SIDES | _JOINERS | {"all"}
 _PLAIN = _SMALL | _JOINERS | {"only"}
 _BESIDE_SIDES = prompts.FILLERS | prompts.SIDE_COMPANIONS | {"hemisphere"}
 _MODEST = _set(
@@ -68,7 +72,7 @@ _MODEST = _set(
     "with by that into onto to than against versus vs per about around whether how then just only "
     "missing pending requested yields total mean average whole entire patients patient child adult "
     "neonatal healthy normal her his their our my this enlarged dilated atrophic swollen shrunken "
-    "earlier previous current nothing else again exporting"
+    "first earlier previous current nothing else again exporting"
 )
 _SAYS_LITTLE = _NO_NAME | _MODEST
 """Words that leave a name beside them what it is."""
@@ -76,6 +80,8 @@ _ANIMALS = _set(
     "mouse mice rat rats fish zebrafish dog dogs cat cats monkey macaque pig pigs cow bird horse "
     "rabbit sheep fly worm frog"
 )
+_PLACING = prompts.RELATIONS - {"within"}
+"""Words behind which a name only says where something lies: "the fluid around the brain"."""
 LONGEST_NAME = 8
 """Words of a name, articles included."""
 
@@ -143,6 +149,7 @@ def asked_for(text: str, lookup: Lookup) -> str | None:
     the hippocampus"), or something unknown that is asked for as well.
     """
     text = _SIDE_IN_BRACKETS.sub(r" \1 ", text)
+    text = _NUMBERS_OF_ONE_NOUN.sub(r"\1 \4 \2 \3 \4", text)
     pieces = _CLAUSES.split(text)  # texts, and between them a comma or None
     clauses = [
         _clause(part, lookup, goes_on=comma is not None)
@@ -213,6 +220,9 @@ def _longest_name(
         if inner[-1] in _NO_NAME or not _SIDES.isdisjoint(inner):
             continue
         words = prompts.key(list(inner))
+        joiner = next((n for n, token in enumerate(inner) if token in _JOINERS), None)
+        if joiner is not None and lookup.entry(prompts.key(list(inner[:joiner]))):
+            continue  # two names, not one
         if end == start + 1 and lookup.is_ambiguous(words[0]) and tokens[start] not in shouted:
             continue
         if entry := lookup.entry(words):
@@ -291,6 +301,8 @@ def _stands_alone(clause: _Clause, span: _Span, lookup: Lookup) -> bool:
             return True
         has_of = has_of or tokens[place] in ("of", "in", "from", "within", "on", "to")
         has_joiner = has_joiner or tokens[place] in _JOINERS
+        if tokens[place] in _PLACING:
+            return False
         place -= 1
     if place < 0:
         return True

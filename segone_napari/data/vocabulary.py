@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from segone_napari.data import prompts, sentences
+from segone_napari.data.descriptions import Describer
 from segone_napari.data.lexicon import Description, Found, How, Lexicon, Name, is_mistyped, readings
 from segone_napari.data.prompts import Side, split_prompts
 from segone_napari.runtime import BadCheckpoint
@@ -29,6 +30,13 @@ BACKGROUND = "background"
 FORMAT = 1
 PART, UNKNOWN = "part", "unknown"
 SEVERAL = "it names several structures; separate them by ';'"
+UNHEARD = "no known structure has this name"
+ELSEWHERE = "is not a structure of the brain"
+LEAST_SURE, LEAST_SURE_OF_FEW, FEW = 0.4, 0.6, 3
+"""How probably a description must mean something; the same of so few words."""
+WORTH_SUGGESTING = 0.15
+LEAST_SURE_OF_ELSEWHERE = 0.75
+"""The same where it speaks of something that lies elsewhere."""
 FIELD_OF_VIEW_ML = 12_000.0
 """About what a whole-head scan of 256 x 256 x 180 mm shows."""
 
@@ -207,6 +215,11 @@ class Vocabulary:
         text = json.dumps(self._document, indent=1, ensure_ascii=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Names of what is in a head, or near it, and is not known."""
+        return tuple(self._document.get("unknown", ()))
+
     # Classes -------------------------------------------------------------------------------
 
     @cached_property
@@ -333,11 +346,11 @@ class Vocabulary:
         match = self._match_plain(text)
         if match.term or match.reason == SEVERAL:
             return match
-        return self._match_sentence(text) or match
+        return self._match_sentence(text) or self._match_description(text, match)
 
     def _match_plain(self, text: str) -> Match:
         """Understand a prompt of which every word counts."""
-        text = prompts.both_sides_as_one(prompts.without_preamble(text))
+        text = prompts.both_sides_as_one(text)
         if learnt := self._match_learnt(text):
             return learnt
         match = self._match_known(text)
@@ -366,6 +379,32 @@ class Vocabulary:
         asked = sentences.asked_for(prompts.both_sides_as_one(text), self._lookup)
         match = None if asked is None else self._match_learnt(asked) or self._match_known(asked)
         return match if match and (match.term or match.reason == SEVERAL) else None
+
+    def _match_description(self, text: str, refusal: Match) -> Match:
+        """Answer what describes something known in other words than names, unless it was refused
+        for a better reason; else the refusal, with what comes nearest.
+        """
+        request = prompts.parse(text, self._is_name)
+        words = request.words
+        if len(words) < FEW or any(self._whole_of(words[n:]) for n in (1, 2)):
+            return refusal
+        if refusal.reason == UNHEARD:
+            least = LEAST_SURE if len(words) > FEW else LEAST_SURE_OF_FEW
+        elif refusal.reason.endswith(ELSEWHERE) and request.side is None:
+            least = LEAST_SURE_OF_ELSEWHERE  # "the stalk that runs into the spinal cord"
+        else:
+            return refusal
+        probabilities = Describer.packaged().probabilities(words)
+        nearest = sorted(probabilities, key=lambda entry: -probabilities[entry])
+        entry = nearest[0]
+        is_sure = probabilities[entry] >= least and entry in self._by_name
+        if is_sure and self._may_mean(words, entry):
+            return self._answer(Found(entry, "description"), request.side)
+        if refusal.suggestions or refusal.reason != UNHEARD:
+            return refusal
+        near = [e for e in nearest if e in self._by_name and probabilities[e] >= WORTH_SUGGESTING]
+        suggestions = tuple(self._sided(name, request.side).canonical for name in near[:3])
+        return replace(refusal, suggestions=suggestions)
 
     def _nearly_learnt(self, text: str) -> Match | None:
         """Answer a mistyped learnt term, if it can be only one; suggest one that was learnt without
@@ -444,8 +483,8 @@ class Vocabulary:
         if found := self._describe(request.words):
             return self._answer(found, request.side)
         if elsewhere := next((w for w in request.words if w in self._elsewhere), None):
-            return Match(None, None, (), f"{elsewhere!r} is not a structure of the brain")
-        return Match(None, None, self._suggest(request), "no known structure has this name")
+            return Match(None, None, (), f"{elsewhere!r} {ELSEWHERE}")
+        return Match(None, None, self._suggest(request), UNHEARD)
 
     def _look_up(self, words: tuple[str, ...], has_side: bool) -> Found | None:
         """Find a name by its concepts, or mistyped."""
@@ -469,25 +508,34 @@ class Vocabulary:
     def _describe(self, words: tuple[str, ...]) -> Found | None:
         """Find what a description means, with typing errors mended where that is possible.
 
-        What begins with a name ("caudate beside the lateral ventricle") means nothing else, and
-        nothing at all if that name isn't known.
+        What was learnt from descriptions may know better than those in the vocabulary.
         """
         words = self._lexicon.mended(words) or words
         entry = self._lexicon.described(words)
-        if entry in self._by_name:
-            starts = (
-                (self._lexicon.exact(words[:n], False), n)
-                for n in range(len(words) - 1, 0, -1)
-                if words[n] in prompts.RELATIONS
-            )
-            # one word alone may be what a filler left of an unknown name: "red nucleus"
-            is_name = (e for e, n in starts if e in self._by_name or (e and n > 1))
-            first = next(is_name, entry)
-            if first not in self._by_name:
-                return None
-            if not set(self.term(first).classes) & set(self.term(entry).classes):
-                return None
+        if entry in self._by_name and len(words) >= FEW:
+            probabilities = Describer.packaged().probabilities(words)
+            likeliest = max(probabilities, key=lambda entry: probabilities[entry])
+            if probabilities[likeliest] >= LEAST_SURE_OF_FEW:
+                entry = likeliest
+        if entry in self._by_name and not self._may_mean(words, entry):
+            return None
         return Found(entry, "description") if entry else None
+
+    def _may_mean(self, words: tuple[str, ...], entry: str) -> bool:
+        """Whether words can describe an entry: what begins with a name ("caudate beside the lateral
+        ventricle") means nothing else, and nothing at all if that name isn't known.
+        """
+        starts = (
+            (self._lexicon.exact(words[:n], False), n)
+            for n in range(len(words) - 1, 0, -1)
+            if words[n] in prompts.RELATIONS
+        )
+        # one word alone may be what a filler left of an unknown name: "red nucleus"
+        is_name = (e for e, n in starts if e in self._by_name or (e and n > 1))
+        first = next(is_name, entry)
+        return first in self._by_name and not set(self.term(first).classes).isdisjoint(
+            self.term(entry).classes
+        )
 
     def _answer(self, found: Found, side: Side | None) -> Match:
         kind, _, name = found.entry.rpartition(":")
@@ -530,8 +578,13 @@ class Vocabulary:
 
     def _share_noun(self, pieces: list[str]) -> list[str]:
         """Read "third and fourth ventricle" as the ventricle of each, and "cerebellar cortex and
-        white matter" as both of the cerebellum.
+        white matter" or "cortex and white matter of the cerebellum" as both of the cerebellum.
         """
+        last, of, whole = pieces[-1].rpartition(" of ")
+        if self._named_by(last) not in (None, self._named_by(pieces[-1])):
+            owned = [f"{piece}{of}{whole}" for piece in pieces[:-1]]
+            if all(self._named_by(piece) for piece in owned):
+                pieces = [*owned, pieces[-1]]
         noun, adjective = pieces[-1].split()[-1], pieces[0].split()[0]
         pieces = [
             f"{adjective} {piece}" if self._is_one_of(piece, f"{adjective} {piece}") else piece
@@ -643,7 +696,7 @@ class Vocabulary:
                     yield Name(prompts.parse(name).words, entry_name, is_abroad=True)
         for part in self._parts:
             yield Name(prompts.parse(part).words, f"{PART}:{part}")
-        for name in self._document.get("unknown", ()):
+        for name in self.unknown:
             yield Name(prompts.parse(name).words, f"{UNKNOWN}:{name}")
 
     def _descriptions(self) -> Iterator[Description]:
