@@ -35,6 +35,8 @@ BOTH = _words(
     "paired pair pairs two twin beide beider beiden beidseits beidseitig ambos ambas entrambi "
     "entrambe deux bilaterale bilaterales"
 )
+PAIRS = _words("two twin pair pairs paired each either")
+"""Of `BOTH`, the words that a named side overrides: "the outer of the two nuclei on the left"."""
 SIDE_COMPANIONS = _words("side sides sided hand handed lateralized half hemi ones one")
 """Words that say nothing more once a side was named: "left-sided", "on the left hand side"."""
 
@@ -98,7 +100,8 @@ ALIASES = {
 
 _NUMBERING = re.compile(r"(?:^|(?<=[\s,;]))\(?\d{1,2}[.)]\s*(?=[^\W\d])")
 _CONJUNCTIONS = re.compile(
-    r"[&+]|\b(?:and|or|plus|as well as|(?:together|along) with|in addition to|followed by|then)\b",
+    r"[&+]|\b(?:and|or|plus|as well as|(?:(?:together|along) )?with|in addition to|followed by|"
+    r"then)\b",
     re.IGNORECASE,
 )
 _JOINERS = re.compile(rf"[/,()\[\]]|{_CONJUNCTIONS.pattern}", re.IGNORECASE)
@@ -116,7 +119,8 @@ _SCREEN = r"(?:image|images|screen|picture|display|view|viewer|window|slice|scan
 _SCREEN_SIDE = re.compile(
     r"\b(?:left|right)(?:[- ]hand)?(?: side| half| part)? (?:of|in|on) (?:the |this |my )?"
     rf"{_SCREEN}\b|\b{_SCREEN} (?:left|right)\b"
-    r"|\b(?:my|(?:viewer|observer|reader|radiologist)['\u2019]?s) (?:left|right)\b",
+    r"|\b(?:on|to|at|from) my (?:left|right)\b|\bmy (?:left|right)\b(?! \w)"
+    r"|\b(?:viewer|observer|reader|radiologist)['\u2019]?s (?:left|right)\b",
     re.IGNORECASE,
 )
 """A side of what is seen, which may be either side of the patient."""
@@ -331,7 +335,8 @@ def side_comes_last(text: str) -> bool:
 def _side(tokens: list[str]) -> Side | None:
     left = any(t in LEFT for t in tokens)
     right = any(t in RIGHT for t in tokens)
-    if (left and right) or any(t in BOTH for t in tokens):
+    both = BOTH - PAIRS if left or right else BOTH
+    if (left and right) or any(t in both for t in tokens):
         return "both"
     if left:
         return "left"
