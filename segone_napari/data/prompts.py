@@ -115,6 +115,8 @@ _BOTH_SIDES = re.compile(
 )
 """Both sides joined at once: "left and right", "R/L", "of the left side and of the right"."""
 
+_BOTH_OF_A_SIDE = re.compile(rf"\bboth\s+(?=(?:of\s+)?(?:the\s+)?(?:{_L}|{_R}))", re.IGNORECASE)
+
 _SCREEN = r"(?:image|images|screen|picture|display|view|viewer|window|slice|scan|panel|monitor)"
 _SCREEN_SIDE = re.compile(
     r"\b(?:left|right)(?:[- ]hand)?(?: side| half| part)? (?:of|in|on) (?:the |this |my )?"
@@ -286,8 +288,10 @@ def parts(text: str) -> list[str]:
 
 
 def both_sides_as_one(text: str) -> str:
-    """Write "left and right hippocampus" as "bilateral hippocampus", so that it isn't split."""
-    return _BOTH_SIDES.sub("bilateral", text)
+    """Write "left and right hippocampus" as "bilateral hippocampus", so that it isn't split; and
+    "both the left caudate and …" without the "both" that only joins.
+    """
+    return _BOTH_OF_A_SIDE.sub("", _BOTH_SIDES.sub("bilateral", text))
 
 
 def alternatives(pattern: str) -> list[list[str]]:
@@ -330,6 +334,16 @@ def side_comes_last(text: str) -> bool:
     """Whether a prompt ends with its side: "amygdala on the right"."""
     tokens = [t for t in tokenize(text) if t not in FILLERS | SIDE_COMPANIONS | {"hemisphere"}]
     return len(tokens) > 1 and tokens[-1] in LEFT | RIGHT and tokens[0] not in LEFT | RIGHT
+
+
+def without_both(pieces: list[str]) -> list[str]:
+    """Drop the "both" that only joins: "both caudate and putamen on the left"; not that of "both
+    caudates and the putamen on the left".
+    """
+    last = pieces[0].split()[-1].lower()
+    if singular(last) != last or not side_comes_last(pieces[-1]):
+        return pieces
+    return [re.sub(r"\bboth\b", "", pieces[0], flags=re.IGNORECASE), *pieces[1:]]
 
 
 def _side(tokens: list[str]) -> Side | None:

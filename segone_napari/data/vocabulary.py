@@ -557,7 +557,7 @@ class Vocabulary:
         """Refuse "a and b" with "a; b" as the suggestion, when each of them is known."""
         if not 2 <= len(pieces) <= 12:
             return None
-        pieces = self._share_noun(_with_lone_sides(pieces))
+        pieces = self._share_noun(prompts.without_both(_with_lone_sides(pieces)))
         matches = [self._match_plain(piece) for piece in pieces]
         if any(match.term is None or match.how == "description" for match in matches):
             return None

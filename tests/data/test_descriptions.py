@@ -26,6 +26,8 @@ VOCABULARY = Vocabulary.packaged()
         ("grey matter nucleus between the putamen and the internal capsule", "pallidum"),
         ("stalk of the brain that runs on into the spinal cord", "brainstem"),
         ("almond-like alarm bell for fear and panic on the left", "left amygdala"),
+        ("outer of the two nuclei that make up the right lentiform nucleus", "right putamen"),
+        ("my right seahorse-shaped memory thing", "right hippocampus"),
         (
             "please show me the fluid cavity in front of the cerebellum behind the pons",
             "fourth ventricle",
@@ -51,6 +53,8 @@ def test_a_description_is_understood(text, expected):
         "necrotic core of the tumour",
         "front half of the memory structure",
         "amygdala beside the hippocampus",
+        "oedema around the tumour",
+        "space between the dura and the skull",
     ],
 )
 def test_a_description_of_something_else_is_refused(text):
@@ -65,6 +69,12 @@ def test_right_before_a_place_is_no_side():
     term = VOCABULARY.match("the area of nuclei right below the thalamus").term
     assert term is not None
     assert term.canonical == "ventral diencephalon"
+
+
+def test_what_comes_nearest_is_suggested_where_a_description_is_not_sure():
+    match = VOCABULARY.match("the metal clip near the brainstem")
+    assert match.term is None
+    assert match.suggestions == ("brainstem",)
 
 
 def test_descriptions_mean_what_the_vocabulary_knows():

@@ -450,6 +450,12 @@ def test_prompts_are_split_at_semicolons_and_line_breaks_only():
     assert split_prompts(" ; \n") == []
 
 
+def test_a_numbered_list_is_split_at_its_numbers():
+    text = "1. hippocampus 2) left amygdala, 3. temporal horn"
+    assert split_prompts(text) == ["hippocampus", "left amygdala,", "temporal horn"]
+    assert split_prompts("4. Ventrikel") == ["4. Ventrikel"]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -531,6 +537,15 @@ def test_two_sides_with_their_own_structure_are_both():
         "caudate on one side",
         "the smaller of the two hippocampi",
         "contralateral hippocampus",
+        "one of the two hippocampi",
+        "only one putamen",
+        "either thalamus",
+        "putamen (L? R?)",
+        "temporal horn, side unknown",
+        "the right or maybe left accumbens",
+        "the cerebral hemisphere opposite the lesion",
+        "the bigger of the lateral ventricles",
+        "accumbens on the side of the stroke",
     ],
 )
 def test_a_side_that_is_left_open_is_refused(text):
@@ -625,6 +640,23 @@ def test_names_in_other_languages_are_understood(text, expected):
             "put the left hippocampus, left amygdala and left thalamus into three files",
             ["left hippocampus", "left amygdala", "left thalamus"],
         ),
+        (
+            "cortex and white matter of the cerebellum",
+            ["cerebellar cortex", "cerebellar white matter"],
+        ),
+        ("both the left caudate and the left putamen", ["left caudate", "left putamen"]),
+        ("both caudate and putamen on the left", ["left caudate", "left putamen"]),
+        ("both caudates and the putamen on the left", ["caudate", "left putamen"]),
+        ("lateral ventricles with choroid plexus", ["lateral ventricle", "choroid plexus"]),
+        (
+            "for my thesis I need the outlines of the caudate and the nucleus accumbens",
+            ["caudate", "accumbens"],
+        ),
+        (
+            "Teach me: show the third and the fourth ventricle, please",
+            ["third ventricle", "fourth ventricle"],
+        ),
+        ("all cerebral ventricles in one mask", ["all cerebral ventricles in one mask"]),
         ("hippocampus and liver", ["hippocampus and liver"]),
         ("hippocampus but not amygdala", ["hippocampus but not amygdala"]),
     ],
@@ -649,7 +681,7 @@ def test_an_older_vocabulary_of_the_same_classes_learns_the_newer_names(tmp_path
     assert other.brought_up_to_date() is other
 
 
-@pytest.mark.parametrize(("phrases", "least"), [("PHRASES", 150), ("BY_OTHERS", 130)])
+@pytest.mark.parametrize(("phrases", "least"), [("PHRASES", 150), ("BY_OTHERS", 330)])
 def test_the_text_benchmark_keeps_its_bars(phrases, least):
     path = Path(__file__).parents[2] / "benchmarks" / "text.py"
     spec = importlib.util.spec_from_file_location("text_benchmark", path)
