@@ -32,11 +32,12 @@ PART, UNKNOWN = "part", "unknown"
 SEVERAL = "it names several structures; separate them by ';'"
 UNHEARD = "no known structure has this name"
 ELSEWHERE = "is not a structure of the brain"
-LEAST_SURE, LEAST_SURE_OF_FEW, FEW = 0.4, 0.6, 3
+LEAST_SURE, LEAST_SURE_OF_FEW, FEW = 0.35, 0.6, 3
 """How probably a description must mean something; the same of so few words."""
-WORTH_SUGGESTING = 0.15
 LEAST_SURE_OF_ELSEWHERE = 0.75
 """The same where it speaks of something that lies elsewhere."""
+LEAST_SURE_TO_OVERRULE, WORTH_SUGGESTING = 0.5, 0.15
+"""The same to count more than a description in the vocabulary, and to be suggested."""
 FIELD_OF_VIEW_ML = 12_000.0
 """About what a whole-head scan of 256 x 256 x 180 mm shows."""
 
@@ -515,7 +516,7 @@ class Vocabulary:
         if entry in self._by_name and len(words) >= FEW:
             probabilities = Describer.packaged().probabilities(words)
             likeliest = max(probabilities, key=lambda entry: probabilities[entry])
-            if probabilities[likeliest] >= LEAST_SURE_OF_FEW:
+            if probabilities[likeliest] >= LEAST_SURE_TO_OVERRULE:
                 entry = likeliest
         if entry in self._by_name and not self._may_mean(words, entry):
             return None

@@ -19,7 +19,7 @@ from segone_napari.data.vocabulary import Vocabulary
 
 STEPS = 120
 LEARNING_RATE = 0.5
-WEIGHT_DECAY = 5e-6
+WEIGHT_DECAY = 1e-5
 
 
 def examples(vocabulary: Vocabulary) -> Iterator[tuple[str, str]]:
