@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from typing import Literal
 
@@ -23,6 +24,8 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+
+from segone_napari.data.vocabulary import Vocabulary
 
 SWATCH_PX = 14
 
@@ -368,6 +371,8 @@ def _facts_in_words(shown: Shown) -> str:
 def _note(shown: Shown, link_colour: str) -> str:
     sign = "⚠ " if shown.is_there else ""  # of what isn't there, a warning is just the reason
     lines = [sign + escape(warning) for warning in shown.warnings]
+    if shown.state == "draft" and shown.name != shown.prompt and _is_description(shown.prompt):
+        lines.insert(0, f"for \u201c{escape(shown.prompt)}\u201d")
 
     def link(where: str, words: str) -> str:
         return f'<a href="{escape(where)}" style="color: {link_colour}">{escape(words)}</a>'
@@ -381,6 +386,12 @@ def _note(shown: Shown, link_colour: str) -> str:
     if shown.row_id is None:
         lines.append(link(DRAW, "Outline it yourself"))
     return "<br>".join(lines)
+
+
+@cache
+def _is_description(prompt: str) -> bool:
+    """Whether a prompt names nothing, so that what it was understood as is worth a look."""
+    return Vocabulary.packaged().match(prompt).how == "description"
 
 
 def _label(name: str, tooltip: str = "") -> QLabel:

@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 
 from segone_napari.gui.form import time_left
 from segone_napari.gui.layers import image_layer_data, volume_of
-from segone_napari.gui.rows import REPLACE
+from segone_napari.gui.rows import REPLACE, Row, Shown
 from segone_napari.gui.widget import SegOneWidget
 from segone_napari.gui.workers import NICENESS, give_way
 from segone_napari.runtime import BadInput
@@ -805,3 +805,11 @@ def test_file_that_was_deleted_meanwhile_is_told_with_what_to_do(
     segmenter.error = None
     ask_and_wait(qtbot, widget, "left ball")
     assert "left ball" in row_texts(widget)[0]
+
+
+def test_row_repeats_a_description_but_not_a_name(qtbot) -> None:
+    row = Row("")
+    qtbot.addWidget(row)
+    for prompt, is_repeated in (("where the eye nerves cross", True), ("chiasma opticum", False)):
+        row.show_result(Shown("optic chiasm", prompt, "draft", row_id=1), "#ffffff")
+        assert (prompt in child(row, QLabel, "note").text()) == is_repeated
