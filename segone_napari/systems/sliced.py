@@ -90,10 +90,12 @@ SURE_IF_SMALL = {LESIONS: (1.5, 0.6), TUMOUR: (8.0, 0.7)}
 """Lesions or tumours of no more mL than this, all together, count as not found below this
 confidence."""
 
-ODDS_OF = {LESIONS: 1.0, TUMOUR: 2.0}
+ODDS_OF = {TUMOUR: 2.0}
 """By how much the odds of a class are higher than the network says, where it is asked for: it knows
-tumours from drawings only, and is too careful about those that look otherwise. Once these classes
-are found, their mask is the one that expects the most Dice, not what is more likely than not."""
+tumours from drawings only, and is too careful about those that look otherwise."""
+OUTLINED_GENEROUSLY = frozenset({LESIONS, TUMOUR})
+"""Classes whose mask, once they are found, is the one that expects the most Dice, not what is more
+likely than not."""
 
 _AROUND_BRAIN = ("background", "cerebrospinal fluid", "blood vessels")
 
@@ -434,19 +436,19 @@ class SlicedSystem:
         probability, origin = self._probability(encoded, term)
         native = encoded.grid
         box, values = self._on_image(encoded, term)
-        times = ODDS_OF.get(term.classes[0])
-        if times is not None:
-            values = with_odds(values, times)
+        first = term.classes[0]
+        if first in ODDS_OF:
+            values = with_odds(values, ODDS_OF[first])
         mask = values > 0.5
         doubtful = evened(values)
         volume_ml = int(mask.sum()) * native.voxel_volume_ml
         confidence = expected_dice(doubtful, mask)
-        least = LEAST_CERTAINTY_OF.get(term.classes[0], LEAST_CERTAINTY)
+        least = LEAST_CERTAINTY_OF.get(first, LEAST_CERTAINTY)
         found = volume_ml >= SMALLEST_ML and expected_dice(values, mask) >= least
         warnings = self._side_warnings(encoded, term, probability, origin) if found else ()
         if found and (why := _why_not(encoded, term, indices[0], volume_ml, confidence)):
             found, warnings = False, (why,)
-        if found and times is not None:
+        if found and first in OUTLINED_GENEROUSLY:
             values = with_odds(values, 1 / best_threshold(values) - 1)
             confidence = expected_dice(doubtful, values > 0.5)
             doubtful = evened(values)
