@@ -30,6 +30,11 @@ _CLAUSES = re.compile(
 _NUMBERS_OF_ONE_NOUN = re.compile(
     r"\b(third|3rd)\s*(and|&|\+|/|,)\s*(?:the\s+)?(fourth|4th)\s+(ventricle)s?\b", re.IGNORECASE
 )
+_RELATIVE = re.compile(
+    r"\b(of|in|through|to|from|by|for|with|on|at|into|around|within|over|under) which\b",
+    re.IGNORECASE,
+)
+"""A "which" that begins no question: "the gate through which the senses reach the cortex"."""
 _SIDE_IN_BRACKETS = re.compile(
     r"[(\[]\s*(left|right|l|r|lt|rt|both|bilateral|both sides)\.?\s*[)\]]", re.IGNORECASE
 )
@@ -149,6 +154,7 @@ def asked_for(text: str, lookup: Lookup) -> str | None:
     the hippocampus"), or something unknown that is asked for as well.
     """
     text = _SIDE_IN_BRACKETS.sub(r" \1 ", text)
+    text = _RELATIVE.sub(r"\1 that", text)
     text = _NUMBERS_OF_ONE_NOUN.sub(r"\1 \4 \2 \3 \4", text)
     pieces = _CLAUSES.split(text)  # texts, and between them a comma or None
     clauses = [
@@ -169,7 +175,7 @@ def asked_for(text: str, lookup: Lookup) -> str | None:
         is_next = clauses[n].goes_on and clauses[n].begins_with_a_name
         if n - 1 in chosen and (is_next or clauses[n].names_only):
             chosen.add(n)
-    if not chosen:
+    if not chosen or (not asking and known - chosen):
         return None
     in_order = sorted(chosen)
     found: list[str] = []

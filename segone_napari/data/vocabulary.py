@@ -32,8 +32,10 @@ PART, UNKNOWN = "part", "unknown"
 SEVERAL = "it names several structures; separate them by ';'"
 UNHEARD = "no known structure has this name"
 ELSEWHERE = "is not a structure of the brain"
-LEAST_SURE, LEAST_SURE_OF_FEW, FEW = 0.35, 0.6, 3
-"""How probably a description must mean something; the same of so few words."""
+LEAST_SURE = 0.35
+"""How probably a description must mean something."""
+LEAST_SURE_OF = {2: 0.8, 3: 0.6}
+"""The same of so many words; one alone doesn't describe anything."""
 LEAST_SURE_OF_ELSEWHERE = 0.75
 """The same where it speaks of something that lies elsewhere."""
 LEAST_SURE_TO_OVERRULE, WORTH_SUGGESTING = 0.5, 0.15
@@ -387,10 +389,10 @@ class Vocabulary:
         """
         request = prompts.parse(text, self._is_name)
         words = request.words
-        if len(words) < FEW or any(self._whole_of(words[n:]) for n in (1, 2)):
+        if len(words) < min(LEAST_SURE_OF) or any(self._whole_of(words[n:]) for n in (1, 2)):
             return refusal
         if refusal.reason == UNHEARD:
-            least = LEAST_SURE if len(words) > FEW else LEAST_SURE_OF_FEW
+            least = LEAST_SURE_OF.get(len(words), LEAST_SURE)
         elif refusal.reason.endswith(ELSEWHERE) and request.side is None:
             least = LEAST_SURE_OF_ELSEWHERE  # "the stalk that runs into the spinal cord"
         else:
@@ -513,7 +515,7 @@ class Vocabulary:
         """
         words = self._lexicon.mended(words) or words
         entry = self._lexicon.described(words)
-        if entry in self._by_name and len(words) >= FEW:
+        if entry in self._by_name and len(words) > min(LEAST_SURE_OF):
             probabilities = Describer.packaged().probabilities(words)
             likeliest = max(probabilities, key=lambda entry: probabilities[entry])
             if probabilities[likeliest] >= LEAST_SURE_TO_OVERRULE:
