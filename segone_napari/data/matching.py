@@ -100,6 +100,9 @@ class Matcher:
         """
         request = prompts.parse(text, self._is_name)
         words = request.words
+        if prompts.names_side_of_body(text):
+            reason = "a side of the body is mostly the other one of the brain; name the brain's"
+            return Match(None, None, self._suggest(prompts.Request(words, None, None)), reason)
         if len(words) < min(LEAST_SURE_OF) or any(self._whole_of(words[n:]) for n in (1, 2)):
             return refusal
         if refusal.reason == UNHEARD:

@@ -127,6 +127,17 @@ _SCREEN_SIDE = re.compile(
 )
 """A side of what is seen, which may be either side of the patient."""
 
+_BODY = (
+    r"(?:arm|hand|leg|foot|fingers?|face|limbs?|body|eye|ear|visual field|weakness|paralysis|palsy|"
+    r"paresis|hemi(?:paresis|plegia|anopia|neglect|chorea|ballismus)|numbness|neglect|seizures?)"
+)
+_SIDE_OF_BODY = re.compile(
+    rf"\b(?:left|right)(?:[- ]sided)?(?: (?:side|half) of (?:the|his|her|my|a))?(?: \w+)? {_BODY}\b"
+    r"(?! side\b)|\b(?:his|her|their) (?:left|right) side\b",
+    re.IGNORECASE,
+)
+"""A side of the body, which mostly is the other one of the brain: "what moves the left hand"."""
+
 _OPEN_SIDE = re.compile(
     r"(?<!left )(?<!right )\b(?:any |either )?one of (?:the|his|her|their|both|these|those|two)\b"
     r"|\b(?:only|just) (?:1|one|a single) (?!mask|layer|label|file|colou?r|lesion|tumou?r)"
@@ -309,6 +320,11 @@ def alternatives(pattern: str) -> list[list[str]]:
 def names_side_of_screen(text: str) -> bool:
     """Whether a prompt names a side of what is seen rather than of the patient."""
     return _SCREEN_SIDE.search(text) is not None
+
+
+def names_side_of_body(text: str) -> bool:
+    """Whether a prompt names a side of the body rather than of the brain."""
+    return _SIDE_OF_BODY.search(text) is not None
 
 
 def leaves_side_open(text: str) -> bool:

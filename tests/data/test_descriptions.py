@@ -61,8 +61,21 @@ def test_a_description_of_something_else_is_refused(text):
     assert VOCABULARY.match(text).term is None
 
 
-def test_a_limb_does_not_tell_the_side_of_the_brain():
-    assert VOCABULARY.match("the cerebral hemisphere that moves the left arm").term is None
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the cerebral hemisphere that moves the left arm",
+        "basal ganglia that control the left hand",
+        "cerebellar half that coordinates the right leg",
+        "thalamus of a man with left sided weakness",
+        "the hemisphere that controls the left side of the body",
+    ],
+)
+def test_a_side_of_the_body_is_not_that_of_the_brain(text):
+    match = VOCABULARY.match(text)
+    assert match.term is None
+    assert "body" in match.reason
+    assert not any("left" in name or "right" in name for name in match.suggestions)
 
 
 def test_right_before_a_place_is_no_side():
