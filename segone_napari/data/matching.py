@@ -100,11 +100,11 @@ class Matcher:
         """
         request = prompts.parse(text, self._is_name)
         words = request.words
+        if len(words) < min(LEAST_SURE_OF) or any(self._whole_of(words[n:]) for n in (1, 2)):
+            return refusal
         if prompts.names_side_of_body(text):
             reason = "a side of the body is mostly the other one of the brain; name the brain's"
             return Match(None, None, self._suggest(prompts.Request(words, None, None)), reason)
-        if len(words) < min(LEAST_SURE_OF) or any(self._whole_of(words[n:]) for n in (1, 2)):
-            return refusal
         if refusal.reason == UNHEARD:
             least = LEAST_SURE_OF.get(len(words), LEAST_SURE)
         elif refusal.reason.endswith(ELSEWHERE) and request.side is None:
