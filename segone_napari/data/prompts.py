@@ -139,14 +139,10 @@ _SIDE_OF_BODY = re.compile(
 """A side of the body, which mostly is the other one of the brain: "what moves the left hand"."""
 
 _OPEN_SIDE = re.compile(
-    r"(?<!left )(?<!right )\b(?:any |either )?one of (?:the|his|her|their|both|these|those|two)\b"
-    r"|\b(?:only|just) (?:1|one|a single) (?!mask|layer|label|file|colou?r|lesion|tumou?r)"
-    r"|\beither (?!sides?\b|of\b)|\b[LR]\s?\?|\bwhichever\b|\bor maybe\b"
-    r"|\b(?:maybe|perhaps|possibly|probably) (?:the )?(?:left|right)\b|\bopposite (?:the|to)\b"
+    r"\b(?:maybe|perhaps|possibly|probably) (?:the )?(?:left|right)\b|\bopposite (?:the|to)\b"
+    r"|\b[LR]\s?\?|\bwhichever\b|\b(?:ipsi|contra)lateral\b"
     r"|(?<!left )(?<!right )\bsides? (?:to be|is|isn['\u2019]?t|not|un(?:known|clear|decided)|"
     r"tbd|tbc|doesn['\u2019]?t|(?:of|with) the (?:lesion|stroke|tumou?r|pain|bleed|mass))\b"
-    r"|\bthat (?:looks|is|seems|appears) (?:smaller|larger|bigger|brighter|darker|worse|affected)\b"
-    r"|\b(?:ipsi|contra)lateral\b|\b(?:smaller|larger|bigger|better|worse) (?:one )?of the\b"
     r"|\b(?:one|an?|affected|unaffected|healthy|good|bad|wrong|same|opposite|symptomatic|paretic|"
     r"dominant|nondominant|which|larger|smaller|worse)[- ](?:side|hemisphere)\b"
     rf"|\b(?:{_L} or (?:the )?{_R}|{_R} or (?:the )?{_L})"
@@ -154,6 +150,14 @@ _OPEN_SIDE = re.compile(
     re.IGNORECASE,
 )
 """One side of the two, but not which; and "left right" with nothing between."""
+_ONE_OF_TWO = re.compile(
+    r"\bone of (?:the|his|her|their|both|these|those|two)\b|\beither (?!sides?\b|of\b)"
+    r"|\b(?:only|just) (?:1|one|a single) (?!mask|layer|label|file|colou?r|lesion|tumou?r)"
+    r"|\bthat (?:looks|is|seems|appears) (?:smaller|larger|bigger|brighter|darker|worse|affected)\b"
+    r"|\b(?:smaller|larger|bigger|better|worse) (?:one )?of the\b",
+    re.IGNORECASE,
+)
+"""One of a pair, but not which, unless a side is named as well."""
 
 _PERSON = r"(?:patient|person|subject|individual|adult|male|female|man|woman|boy|girl|child)"
 _NO_SIDE = re.compile(
@@ -329,7 +333,9 @@ def names_side_of_body(text: str) -> bool:
 
 def leaves_side_open(text: str) -> bool:
     """Whether a prompt speaks of one side without telling which: "on the affected side"."""
-    return _OPEN_SIDE.search(text) is not None
+    if _OPEN_SIDE.search(text):
+        return True
+    return _ONE_OF_TWO.search(text) is not None and (LEFT | RIGHT).isdisjoint(tokenize(text))
 
 
 def names_two_sides_of_one(text: str) -> bool:

@@ -556,6 +556,19 @@ def test_a_side_that_is_left_open_is_refused(text):
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the right one of the lateral ventricles", "right lateral ventricle"),
+        ("just one structure: the left hippocampus", "left hippocampus"),
+        ("only one mask of the hippocampus", "hippocampus"),
+        ("either side of the hippocampus", "hippocampus"),
+    ],
+)
+def test_one_of_a_pair_may_be_named_and_one_mask_is_no_side(text, expected):
+    assert understood(text) == expected
+
+
+@pytest.mark.parametrize(
     "text", ["left hippocampus on the right", "hippocampus left amygdala right", "lt caudate rt"]
 )
 def test_two_sides_that_nothing_joins_are_refused(text):
