@@ -472,6 +472,13 @@ def test_a_numbered_list_is_split_at_its_numbers():
         ("How big is the right amygdala?", "right amygdala"),
         ("draw a line around the third ventricle", "third ventricle"),
         ("basel ganglia", "basal ganglia"),
+        ("basil ganglia", "basal ganglia"),
+        ("ventricles 1 to 4", "ventricles"),
+        ("internal capsule, posterior limb", None),
+        ("Can you draw the cerebrospinal fluid around the brain?", "cerebrospinal fluid"),
+        ("my left hippocampus", "left hippocampus"),
+        ("show my daughter's left thalamus", "left thalamus"),
+        ("compare the right hippocampus with the left hippocampus", "hippocampus"),
     ],
 )
 def test_people_s_own_words_are_understood(text, expected):
