@@ -119,9 +119,14 @@ class Vocabulary:
             entry = {"name": name, "sides": False, "colour": list(colour), "synonyms": []}
             entries.append(entry)
         taken = {learnt_key(word) for word in (entry["name"], *entry["synonyms"])}
-        free = [s for s in synonyms if learnt_key(s) not in taken and self.match(s).term is None]
+        free = [s for s in synonyms if learnt_key(s) not in taken and not self._is_taken(s)]
         entry["synonyms"] = list(dict.fromkeys([*entry["synonyms"], *free]))
         return self.with_learnt(entries)
+
+    def _is_taken(self, name: str) -> bool:
+        """Whether a text means something already, not only as a description of it."""
+        match = self.match(name)
+        return match.term is not None and match.how != "description"
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary so that `load` gives the same one back."""

@@ -224,8 +224,12 @@ def without_overlaps(content: Content) -> Content:
 
 @cache
 def known_term(name: str) -> Term | None:
-    """Look a name with its side up in the vocabulary; None for anything else."""
-    return _vocabulary().match(name).term
+    """Look a name with its side up in the vocabulary; None for anything else.
+
+    A description is no name: what a person calls "cyst behind the pons" is no ventricle.
+    """
+    match = _vocabulary().match(name)
+    return None if match.how == "description" else match.term
 
 
 def known_colour(name: str, number: int) -> Colour:

@@ -13,6 +13,7 @@ from segone_napari.data.descriptions import (
     read_descriptions,
 )
 from segone_napari.data.vocabulary import Vocabulary
+from segone_napari.exports.content import known_term
 
 VOCABULARY = Vocabulary.packaged()
 
@@ -82,6 +83,14 @@ def test_right_before_a_place_is_no_side():
     term = VOCABULARY.match("the area of nuclei right below the thalamus").term
     assert term is not None
     assert term.canonical == "ventral diencephalon"
+
+
+def test_a_description_may_be_the_name_of_what_a_person_teaches():
+    words = "fluid cavity behind the pons after surgery"
+    assert VOCABULARY.match(words).how == "description"
+    assert known_term(words) is None  # nor is it exported as the ventricle
+    taught = VOCABULARY.with_term("postoperative hole", [words])
+    assert taught.match(words).term.canonical == "postoperative hole"
 
 
 def test_what_comes_nearest_is_suggested_where_a_description_is_not_sure():
