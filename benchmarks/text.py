@@ -17,6 +17,7 @@ import csv
 import time
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,9 +98,7 @@ def read_phrases(path: Path, vocabulary: Vocabulary) -> list[Phrase]:
         for entry in (*vocabulary.structures, *vocabulary.groups)
         for name in (*entry.names, *entry.synonyms_with_side, *entry.descriptions)
     }
-    names |= {
-        " ".join(prompts.tokenize(t)) for texts in read_descriptions().values() for t in texts
-    }
+    names |= _described()
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     phrases = []
@@ -108,6 +107,12 @@ def read_phrases(path: Path, vocabulary: Vocabulary) -> list[Phrase]:
         if not means or " ".join(prompts.tokenize(row["phrase"])) not in names:
             phrases.append(Phrase(row["category"], row["phrase"], means))
     return phrases
+
+
+@cache
+def _described() -> frozenset[str]:
+    texts = (text for some in read_descriptions().values() for text in some)
+    return frozenset(" ".join(prompts.tokenize(text)) for text in texts)
 
 
 def understand(text: str, vocabulary: Vocabulary) -> list[Term]:

@@ -97,10 +97,12 @@ class Describer:
         path.write_bytes(save(tensors, {"entries": json.dumps(self.entries)}))
 
     def probabilities(self, words: Sequence[str]) -> Mapping[str, float]:
-        """How probably each entry is meant; all of them add up to 1."""
+        """How probably each entry is meant, the likeliest first; all of them add up to 1."""
         places = features(words)
         counts = self.rarity[places]
         counts /= max(float(np.linalg.norm(counts)), 1e-6)
         logits = counts @ self.weights[places].astype(np.float32) + self.offsets
         odds = np.exp(logits - logits.max())
-        return dict(zip(self.entries, (odds / odds.sum()).tolist(), strict=True))
+        shares = odds / odds.sum()
+        order = np.argsort(-shares, kind="stable")
+        return {self.entries[i]: float(shares[i]) for i in order}

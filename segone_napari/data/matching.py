@@ -112,18 +112,13 @@ class Matcher:
         else:
             return refusal
         probabilities = Describer.packaged().probabilities(words)
-        nearest = sorted(probabilities, key=lambda entry: -probabilities[entry])
-        entry = nearest[0]
-        is_sure = probabilities[entry] >= least and entry in self._vocabulary.entries
-        if is_sure and self._may_mean(words, entry):
+        known = {e: p for e, p in probabilities.items() if e in self._vocabulary.entries}
+        entry, probability = next(iter(probabilities.items()))
+        if entry in known and probability >= least and self._may_mean(words, entry):
             return self._answer(Found(entry, "description"), request.side)
         if refusal.suggestions or refusal.reason != UNHEARD:
             return refusal
-        near = [
-            e
-            for e in nearest
-            if e in self._vocabulary.entries and probabilities[e] >= WORTH_SUGGESTING
-        ]
+        near = [name for name, share in known.items() if share >= WORTH_SUGGESTING]
         suggestions = tuple(self._sided(name, request.side).canonical for name in near[:3])
         return replace(refusal, suggestions=suggestions)
 
@@ -237,8 +232,8 @@ class Matcher:
         entry = self._lexicon.described(words)
         if entry in self._vocabulary.entries and len(words) > min(LEAST_SURE_OF):
             probabilities = Describer.packaged().probabilities(words)
-            likeliest = max(probabilities, key=lambda entry: probabilities[entry])
-            if probabilities[likeliest] >= LEAST_SURE_TO_OVERRULE:
+            likeliest, probability = next(iter(probabilities.items()))
+            if probability >= LEAST_SURE_TO_OVERRULE:
                 entry = likeliest
         if entry in self._vocabulary.entries and not self._may_mean(words, entry):
             return None

@@ -74,7 +74,7 @@ _PLAIN = _SMALL | _JOINERS | {"only"}
 _BESIDE_SIDES = prompts.FILLERS | prompts.SIDE_COMPANIONS | {"hemisphere"}
 _MODEST = _set(
     "seg req put place set drew drawn irradiate provide deliver including include namely ie eg aka "
-    "with by that into onto to than against versus vs per about around whether how then just only "
+    "with by that into onto to than against versus vs per about whether how then just only "
     "missing pending requested yields total mean average whole entire patients patient child adult "
     "neonatal healthy normal her his their our my this enlarged dilated atrophic swollen shrunken "
     "first earlier previous current nothing else again exporting"
@@ -85,8 +85,6 @@ _ANIMALS = _set(
     "mouse mice rat rats fish zebrafish dog dogs cat cats monkey macaque pig pigs cow bird horse "
     "rabbit sheep fly worm frog"
 )
-_PLACING = prompts.RELATIONS - {"within"}
-"""Words behind which a name only says where something lies: "the fluid around the brain"."""
 LONGEST_NAME = 8
 """Words of a name, articles included."""
 
@@ -298,6 +296,8 @@ def _stands_alone(clause: _Clause, span: _Span, lookup: Lookup) -> bool:
         place -= 1
     if place < 0 or place + 1 in ends or _ASKS.search(tokens[place]):
         return True
+    if tokens[place] in prompts.RELATIONS and tokens[place] not in _SAYS_LITTLE:
+        return False
     if not _says_little(tokens[place]):
         is_long = span.end - span.start > 1  # "incidental white matter lesions"
         return is_long and not _is_anatomical(tokens[place], lookup)
@@ -307,8 +307,6 @@ def _stands_alone(clause: _Clause, span: _Span, lookup: Lookup) -> bool:
             return True
         has_of = has_of or tokens[place] in ("of", "in", "from", "within", "on", "to")
         has_joiner = has_joiner or tokens[place] in _JOINERS
-        if tokens[place] in _PLACING:
-            return False
         place -= 1
     if place < 0:
         return True

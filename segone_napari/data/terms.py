@@ -91,3 +91,8 @@ class Match:
     how: How | None
     suggestions: tuple[str, ...] = ()
     reason: str = ""
+
+    @property
+    def named(self) -> Term | None:
+        """The term, unless the prompt only describes it: a description may be another's name."""
+        return None if self.how == "description" else self.term

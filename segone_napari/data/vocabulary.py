@@ -45,6 +45,10 @@ class Vocabulary:
     learnt : terms that corrections taught.
     class_names : what the network tells apart; background comes first.
     entries : canonical name, without a side, to structure or group.
+    words : other forms of words, what they stand for, and which of them tell little or nothing.
+    languages : language to canonical name to names in that language.
+    elsewhere : words for what lies elsewhere than in the brain.
+    unknown : names of what is in a head, or near it, and isn't known.
     """
 
     def __init__(self, document: Mapping[str, Any]) -> None:
@@ -57,6 +61,10 @@ class Vocabulary:
             *(name for structure in self.structures for name in _class_names(structure)),
         )
         self.entries = {entry.name: entry for entry in (*self.structures, *self.groups)}
+        self.words: Mapping[str, Any] = document.get("words", {})
+        self.languages: Mapping[str, Mapping[str, Sequence[str]]] = document.get("languages", {})
+        self.elsewhere: Sequence[str] = document.get("elsewhere", ())
+        self.unknown: Sequence[str] = document.get("unknown", ())
         self._structure_of = {c: s for s in self.structures for c in _class_names(s)}
 
     @classmethod
@@ -119,39 +127,14 @@ class Vocabulary:
             entry = {"name": name, "sides": False, "colour": list(colour), "synonyms": []}
             entries.append(entry)
         taken = {learnt_key(word) for word in (entry["name"], *entry["synonyms"])}
-        free = [s for s in synonyms if learnt_key(s) not in taken and not self._is_taken(s)]
+        free = [s for s in synonyms if learnt_key(s) not in taken and not self.match(s).named]
         entry["synonyms"] = list(dict.fromkeys([*entry["synonyms"], *free]))
         return self.with_learnt(entries)
-
-    def _is_taken(self, name: str) -> bool:
-        """Whether a text means something already, not only as a description of it."""
-        match = self.match(name)
-        return match.term is not None and match.how != "description"
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary so that `load` gives the same one back."""
         text = json.dumps(self._document, indent=1, ensure_ascii=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
-
-    @property
-    def words(self) -> Mapping[str, Any]:
-        """Other forms of words, what they stand for, and which of them tell little or nothing."""
-        return dict(self._document.get("words", {}))
-
-    @property
-    def languages(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
-        """Language to canonical name to names in that language."""
-        return dict(self._document.get("languages", {}))
-
-    @property
-    def elsewhere(self) -> tuple[str, ...]:
-        """Words for what lies elsewhere than in the brain."""
-        return tuple(self._document["elsewhere"])
-
-    @property
-    def unknown(self) -> tuple[str, ...]:
-        """Names of what is in a head, or near it, and is not known."""
-        return tuple(self._document.get("unknown", ()))
 
     # Classes -------------------------------------------------------------------------------
 

@@ -228,8 +228,7 @@ def known_term(name: str) -> Term | None:
 
     A description is no name: what a person calls "cyst behind the pons" is no ventricle.
     """
-    match = _vocabulary().match(name)
-    return None if match.how == "description" else match.term
+    return _vocabulary().match(name).named
 
 
 def known_colour(name: str, number: int) -> Colour:

@@ -72,10 +72,10 @@ def canonical(term: str, vocabulary: Vocabulary) -> str:
 
 def check_synonym(synonym: str, term: str, vocabulary: Vocabulary) -> None:
     """Raise `BadInput` if another word for a canonical term is a name of something else."""
-    match = vocabulary.match(synonym)
-    if match.term and match.how != "description" and match.term.canonical != term:
+    meant = vocabulary.match(synonym).named
+    if meant and meant.canonical != term:
         raise BadInput(
-            f"{synonym!r} means the {match.term.canonical} and can't mean {term!r} too; leave it "
+            f"{synonym!r} means the {meant.canonical} and can't mean {term!r} too; leave it "
             "out, or choose another word"
         )
 
